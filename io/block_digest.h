@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace halfquad {
+
+/// How a tensor's bytes are cut for checksums: equal runs of `run_bytes` (the last one may be shorter), each cut into
+/// blocks of `block_bytes` (the last one of a run may be shorter). A tile writes whole blocks, so tiles may be hashed
+/// and finished in any order by anyone.
+struct BlockLayout {
+  std::uint64_t total_bytes = 0;
+  std::uint64_t run_bytes = 0;
+  std::uint64_t block_bytes = 0;
+
+  [[nodiscard]] std::uint64_t block_count() const noexcept;
+  /// Index of the block that starts at `offset`. Throws kInternal when none does.
+  [[nodiscard]] std::uint64_t block_at(std::uint64_t offset) const;
+  /// Length of the block that starts at `offset`.
+  [[nodiscard]] std::uint64_t block_length(std::uint64_t offset) const;
+  friend bool operator==(const BlockLayout&, const BlockLayout&) = default;
+};
+
+/// Checksum of one tensor: XXH3-64 over the little-endian XXH3-64 values of its blocks in file order.
+class BlockDigest {
+ public:
+  explicit BlockDigest(const BlockLayout& layout);
+
+  /// `data` begins at `offset` inside the tensor and covers whole blocks. Safe from several threads for disjoint
+  /// ranges.
+  void add(std::uint64_t offset, std::span<const std::byte> data);
+  /// The tensor's checksum, 16 hexadecimal digits. Throws kInternal while a block is missing.
+  [[nodiscard]] std::string hex() const;
+  [[nodiscard]] const BlockLayout& layout() const noexcept { return layout_; }
+
+ private:
+  BlockLayout layout_;
+  std::vector<std::uint64_t> blocks_;
+  std::vector<std::uint8_t> seen_;
+};
+
+}  // namespace halfquad

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <boost/json/object.hpp>
+
+#include "io/file_system.h"
+#include "runtime/dtype.h"
+
+namespace halfquad {
+
+/// One tensor of a checkpoint and where its bytes lie.
+struct SourceTensor {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<std::int64_t> shape;
+  int file = 0;              ///< Index into Checkpoint::files().
+  std::uint64_t offset = 0;  ///< From the start of that file.
+  std::uint64_t bytes = 0;
+
+  [[nodiscard]] std::int64_t elements() const noexcept;
+};
+
+struct SourceFile {
+  std::string name;  ///< Relative to the checkpoint's directory.
+  std::filesystem::path path;
+  std::uint64_t bytes = 0;
+  std::uint64_t header_digest = 0;  ///< XXH3-64 of the header bytes.
+};
+
+/// A Hugging Face directory (config.json, one or more safetensors files, an index) or a single .safetensors file.
+/// The constructor reads and validates every header; nothing of the weights is touched.
+class Checkpoint {
+ public:
+  /// Throws kIo for what cannot be read, kBadInput for what is malformed: an index that names files outside the
+  /// directory, tensors the files do not hold, files the index leaves out, a name in two files, a link loop, ...
+  Checkpoint(FileSystem& fs, const std::filesystem::path& path);
+
+  /// By (file, offset).
+  [[nodiscard]] std::span<const SourceTensor> tensors() const noexcept { return tensors_; }
+  [[nodiscard]] const SourceTensor* find(std::string_view name) const noexcept;
+  [[nodiscard]] std::span<const SourceFile> files() const noexcept { return files_; }
+  /// The directory, or the folder of the single file.
+  [[nodiscard]] const std::filesystem::path& directory() const noexcept { return directory_; }
+  /// Whether the checkpoint was given as one .safetensors file.
+  [[nodiscard]] bool is_single_file() const noexcept { return single_file_; }
+  /// config.json as parsed, when there is one.
+  [[nodiscard]] const std::optional<boost::json::object>& config() const noexcept { return config_; }
+  /// Small files that belong to the model and go along unchanged (tokenizer, generation_config, licence, README, code,
+  /// chat template), names relative to directory(); never weights, indexes or config.json. Empty for a single file.
+  [[nodiscard]] std::span<const std::string> side_files() const noexcept { return side_files_; }
+  [[nodiscard]] std::uint64_t tensor_bytes() const noexcept;
+
+ private:
+  void open_directory(FileSystem& fs);
+  void add_file(FileSystem& fs, const std::string& name);
+  void check_against_index(const std::map<std::string, std::string>& weight_map) const;
+  void finish();
+
+  std::filesystem::path directory_;
+  bool single_file_ = false;
+  std::vector<SourceFile> files_;
+  std::vector<SourceTensor> tensors_;
+  std::map<std::string, std::size_t, std::less<>> by_name_;
+  std::optional<boost::json::object> config_;
+  std::vector<std::string> side_files_;
+};
+
+}  // namespace halfquad

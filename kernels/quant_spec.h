@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "runtime/dtype.h"
+
+namespace halfquad {
+
+/// Width of a code. The values are those of the hqq library.
+enum class CodeWidth : std::uint8_t { k1, k1_58, k2, k3, k4, k5, k6, k8 };
+
+/// Byte layout of packed codes (hqq's names: 8bit_u8, 4bit_u8, 3bit_32, 2bit_u8, 1bit_u8).
+enum class Packing : std::uint8_t { k8BitU8, k4BitU8, k3Bit32, k2BitU8, k1BitU8 };
+
+enum class SolverKind : std::uint8_t {
+  kRtn,  ///< Round to nearest between the group's minimum and maximum ("optimize off" in the hqq library).
+  kHqq,  ///< The published half-quadratic solver with its tensor-wide early stop.
+};
+
+[[nodiscard]] int qmax(CodeWidth width) noexcept;                  ///< 1, 2, 3, 7, 15, 31, 63, 255.
+[[nodiscard]] double bits_of(CodeWidth width) noexcept;            ///< 1, 1.58, 2, ...
+[[nodiscard]] std::string_view name_of(CodeWidth width) noexcept;  ///< "1", "1.58", "2", ...
+[[nodiscard]] std::optional<CodeWidth> code_width_from_name(std::string_view name) noexcept;
+[[nodiscard]] std::string_view name_of(SolverKind solver) noexcept;  ///< "rtn", "hqq".
+[[nodiscard]] std::optional<SolverKind> solver_from_name(std::string_view name) noexcept;
+
+[[nodiscard]] Packing packing_of(CodeWidth width) noexcept;  ///< 8, 6, 5 -> k8BitU8; 2, 1.58 -> k2BitU8.
+[[nodiscard]] std::string_view name_of(Packing packing) noexcept;
+/// Rows of the grouped matrix that share one packed element: 1, 2, 10, 4, 8.
+[[nodiscard]] int slabs_of(Packing packing) noexcept;
+/// Bytes of one packed element: 4 for k3Bit32, else 1.
+[[nodiscard]] int packed_bytes_of(Packing packing) noexcept;
+
+/// Whole numeric contract of one tensor: everything that decides its codes, scales and zeros.
+struct QuantSpec {
+  CodeWidth width = CodeWidth::k4;
+  std::int64_t group_size = 64;  ///< Weights that share a scale and zero; 0: a whole row (axis 1) or column (axis 0).
+  int axis = 1;                  ///< 1: consecutive elements; 0: elements `numel / group_size` apart.
+  bool channel_wise = true;      ///< false: one scale and zero for the tensor, never optimized, no grouping.
+  bool round_zero = false;       ///< Round the start value of zero.
+  SolverKind solver = SolverKind::kHqq;
+  int iters = 20;  ///< Steps at most (1..kMaxIters); ignored by kRtn.
+  float lp_norm = 0.7F;
+  double beta = 10.0;
+  double kappa = 1.01;
+
+  static constexpr int kMaxIters = 1000;
+
+  /// Whether the tensor-wide early stop can come up: hqq, channel-wise.
+  [[nodiscard]] bool optimizes() const noexcept { return solver == SolverKind::kHqq && channel_wise; }
+  friend bool operator==(const QuantSpec&, const QuantSpec&) = default;
+};
+
+/// The matrix the codes live in before packing (the hqq library's "grouped matrix"), row-major.
+/// axis 1: rows = groups, cols = group size. axis 0: rows = group size, cols = groups. Per tensor: the tensor itself.
+struct GroupedShape {
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t groups = 0;
+  std::int64_t group_elems = 0;
+};
+
+/// Why `spec` cannot be applied to a [rows, cols] tensor ("group size 64 does not divide 4100 weights",
+/// "4-bit packing needs an even number of grouped rows, not 39"); nothing when it can.
+[[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows, std::int64_t cols);
+
+/// @pre !why_not(spec, rows, cols).
+[[nodiscard]] GroupedShape grouped_shape(const QuantSpec& spec, std::int64_t rows, std::int64_t cols);
+
+/// Rows of the packed matrix: ceil(grouped rows / slabs). Its columns are the grouped matrix's.
+[[nodiscard]] std::int64_t packed_rows(Packing packing, std::int64_t grouped_rows) noexcept;
+
+/// Step t = 0, 1, ... of the hqq solver: thresholds computed once in double, rounded to fp32 once.
+struct StepConstants {
+  float inv_beta = 0;         ///< 1 / beta_t.
+  float inert_threshold = 0;  ///< 0.99 * beta_t^(-1/(2-p)): shrinkage is exactly zero up to this |e|.
+};
+/// @pre t >= 0. beta_t = beta * kappa * kappa ... (t products in double).
+[[nodiscard]] StepConstants step_constants(const QuantSpec& spec, int t);
+
+}  // namespace halfquad

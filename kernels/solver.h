@@ -1,0 +1,118 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/exact_sum.h"
+#include "kernels/quant_spec.h"
+#include "runtime/dtype.h"
+
+namespace halfquad {
+
+/// Some groups of a grouped matrix in the source's dtype. Element k of group g is element
+/// `g * group_stride + k * element_stride` of `data`.
+struct GroupBlock {
+  const std::byte* data = nullptr;
+  DType dtype = DType::kF32;  ///< F32, F16, BF16 or F64 (rounded to fp32 first).
+  std::int64_t groups = 0;
+  std::int64_t group_elems = 0;
+  std::int64_t group_stride = 0;
+  std::int64_t element_stride = 1;
+};
+
+/// Where results of a block go. Code of element k of group g: codes[g * group_stride + k * element_stride].
+/// Either group_stride or element_stride is 1, as in the block.
+struct SolveTarget {
+  std::uint8_t* codes = nullptr;
+  std::int64_t group_stride = 0;
+  std::int64_t element_stride = 1;
+  float* scale = nullptr;  ///< s = 1/S, one per group.
+  float* zero = nullptr;
+};
+
+/// Error of ŵ = (q - z)·s against w, over some groups. Group sums are fp32 in the canonical order of numerics for the
+/// axis, added exactly: equal for any tiling. `max_abs` is the largest |w - ŵ|.
+struct ErrorSums {
+  ExactSum abs;      ///< sum |w - ŵ|
+  ExactSum square;   ///< sum (w - ŵ)²
+  ExactSum weight2;  ///< sum w²
+  float max_abs = 0;
+  void add(const ErrorSums& other) noexcept;
+};
+
+/// What the whole tensor needs from its blocks.
+struct SolveStats {
+  /// Per step begun: sum of |e| before that step's update of z. Size = spec.iters; the caller sizes it.
+  std::vector<ExactSum> step_abs;
+  ErrorSums final_error;   ///< With scale and zero rounded to the stored dtype.
+  bool nonfinite = false;  ///< A NaN or infinity, or a range beyond fp32, was met: the outputs are meaningless.
+};
+
+enum class RecordErrors { kNo, kYes };
+enum class FixedPointExit { kOff, kOn };  ///< kOff does the same arithmetic without skipping; for benchmarks.
+
+struct SolveRequest {
+  QuantSpec spec;
+  int iters = 20;              ///< Steps to run: spec.iters, or the tensor's stop step when it is known.
+  DType stored = DType::kF16;  ///< F32, F16 or BF16: dtype scale and zero are stored in (for final_error).
+  RecordErrors record = RecordErrors::kYes;  ///< Whether step_abs is filled; the codes do not depend on it.
+  FixedPointExit exit = FixedPointExit::kOn;
+};
+
+/// One scale and zero given from outside (per-tensor quantization).
+struct FixedGrid {
+  float inverse_scale = 1;  ///< S
+  float scale = 1;          ///< s = 1/S
+  float zero = 0;
+};
+
+/// Smallest and largest weight of some data.
+struct WeightRange {
+  float lo = __builtin_inff();
+  float hi = -__builtin_inff();
+  bool nonfinite = false;
+  void add(const WeightRange& other) noexcept;
+};
+
+/// The canonical start of a group with this range: S, s and z before any step. `nonfinite` is the caller's business.
+[[nodiscard]] FixedGrid start_grid(const WeightRange& range, CodeWidth width, bool round_zero) noexcept;
+
+/// A solver backend. Same bytes from every backend, for any cut of a tensor into blocks.
+/// Holds its own scratch memory: one object per worker, not thread-safe.
+class Solver {
+ public:
+  virtual ~Solver() = default;
+  [[nodiscard]] virtual std::string name() const = 0;  ///< "reference", "simd AVX3", ...
+
+  /// Solves every group of `block` (hqq or rtn by request.spec) and adds to `stats`.
+  virtual void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
+                     SolveStats& stats) = 0;
+
+  /// Codes of a block on a given grid (target.scale and target.zero are not touched); adds to stats.final_error.
+  virtual void encode(const GroupBlock& block, CodeWidth width, const FixedGrid& grid, DType stored,
+                      const SolveTarget& target, SolveStats& stats) = 0;
+
+  /// Range of `count` consecutive weights.
+  [[nodiscard]] virtual WeightRange range(const std::byte* data, DType dtype, std::int64_t count) = 0;
+
+  /// Error of given codes (laid out as the block) with the given stored scale and zero (one per group).
+  virtual void measure(const GroupBlock& block, const std::uint8_t* codes, const float* scale, const float* zero,
+                       ErrorSums& sums) = 0;
+};
+
+/// Plain loops: the definition of the bytes.
+[[nodiscard]] std::unique_ptr<Solver> make_reference_solver();
+
+/// The fastest SIMD target of this CPU, or the named one ("AVX3", "AVX2", "SSE4", "SSSE3", "EMU128", ...).
+/// Throws kUsage for a target this binary or CPU does not have.
+[[nodiscard]] std::unique_ptr<Solver> make_simd_solver(const std::optional<std::string>& target = {});
+
+/// Names of the targets that were compiled and that this CPU runs, fastest first.
+[[nodiscard]] std::vector<std::string> simd_targets();
+
+}  // namespace halfquad

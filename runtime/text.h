@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace halfquad {
+
+/// `name` in double quotes with control characters, quotes, backslashes and invalid UTF-8 escaped (\n, \x1b), cut
+/// after 200 bytes: names from files reach terminals and logs only through this.
+[[nodiscard]] std::string quoted(std::string_view name);
+
+/// 1536 -> "1.5 KiB". Powers of 1024.
+[[nodiscard]] std::string human_bytes(std::uint64_t bytes);
+
+/// 93784 s -> "26:03:04"; below an hour "03:04".
+[[nodiscard]] std::string human_duration(double seconds);
+
+/// "512MiB", "5GB", "1.5g", "4096": bytes. KB/MB/GB/TB are powers of 1000; K/M/G/T and KiB/... powers of 1024.
+/// Case is ignored. Nothing when the text is not a size or does not fit 64 bits.
+[[nodiscard]] std::optional<std::uint64_t> parse_bytes(std::string_view text);
+
+/// Whether `text` is well-formed UTF-8.
+[[nodiscard]] bool is_utf8(std::string_view text) noexcept;
+
+}  // namespace halfquad

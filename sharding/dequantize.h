@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+
+#include "io/file_system.h"
+#include "runtime/dtype.h"
+#include "runtime/progress.h"
+#include "runtime/stop_flag.h"
+#include "sharding/hqq_output.h"
+
+namespace halfquad {
+
+struct DequantizeOptions {
+  DType dtype = DType::kBF16;  ///< F32, F16 or BF16, of the layers that were quantized; plain tensors stay as they are.
+  int threads = 1;
+  std::uint64_t memory_bytes = 2ULL << 30;
+  ReadMode read_mode = ReadMode::kAuto;
+};
+
+/// Writes `output`'s model as plain weights ((q - z)·s in fp32, rounded once to options.dtype) to `file`, streamed.
+void dequantize(FileSystem& fs, const HqqOutput& output, const std::filesystem::path& file,
+                const DequantizeOptions& options, ProgressCounters& progress, const StopFlag& stop);
+
+/// Source bytes dequantize() reads, for progress.
+[[nodiscard]] ProgressTotals dequantize_totals(const HqqOutput& output);
+
+}  // namespace halfquad

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "sharding/hqq_layout.h"
+
+namespace halfquad {
+
+/// One piece of work: a tile of a quantized tensor, or a block of a copied one.
+struct WorkItem {
+  enum class Kind : std::uint8_t { kTile, kCopy };
+  Kind kind = Kind::kTile;
+  std::size_t tensor = 0;  ///< kTile: index into OutputLayout::quantized(); kCopy: into OutputLayout::contents().
+  std::int64_t index = 0;  ///< Tile number, or block number.
+  std::uint64_t source_bytes = 0;
+  std::uint64_t output_bytes = 0;
+};
+
+/// All work of a job in the order it is started: by source file and offset of the tensor, so that reads walk the files.
+/// Pure: the same headers and rules give the same plan.
+struct Plan {
+  std::vector<WorkItem> items;
+  std::uint64_t source_bytes = 0;    ///< Read at least once.
+  std::uint64_t output_bytes = 0;    ///< The finished weight file without its header.
+  std::uint64_t weights = 0;         ///< To be solved.
+  std::uint64_t largest_source = 0;  ///< Of one item: what one read buffer must hold (without slack).
+  std::uint64_t largest_output = 0;
+  std::uint64_t largest_ranges = 0;  ///< Most source ranges of one item: each may need ReadFile::kSlack.
+};
+
+[[nodiscard]] Plan make_plan(const Checkpoint& checkpoint, const OutputLayout& layout);
+
+/// Rates of this machine, as `halfquad bench` measures them. Zero: unknown.
+struct Rates {
+  double read_bytes_per_s = 0;
+  double write_bytes_per_s = 0;
+  double weights_per_s_per_core = 0;
+};
+
+struct Prediction {
+  double seconds = 0;
+  double read_seconds = 0, write_seconds = 0, solve_seconds = 0;
+  std::string bound;  ///< "reading", "writing" or "solving".
+};
+[[nodiscard]] Prediction predict(const Plan& plan, const Rates& rates, int threads);
+
+/// Smallest --memory this plan runs with, and what it uses to keep `threads` busy. Bytes.
+[[nodiscard]] std::uint64_t minimum_memory(const Plan& plan) noexcept;
+[[nodiscard]] std::uint64_t comfortable_memory(const Plan& plan, int threads) noexcept;
+
+}  // namespace halfquad

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "kernels/quant_spec.h"
+
+namespace halfquad {
+
+/// The part of a QuantSpec that a recipe or a rule sets; what is empty stays as it was.
+struct SpecOverride {
+  std::optional<CodeWidth> width;
+  std::optional<std::int64_t> group_size;  ///< 0: whole rows (axis 1) or columns (axis 0).
+  std::optional<int> axis;
+  std::optional<SolverKind> solver;
+  std::optional<int> iters;
+  std::optional<bool> round_zero;
+  std::optional<bool> channel_wise;
+  std::optional<bool> keep;  ///< true: leave the tensor unquantized.
+
+  void apply_to(QuantSpec& spec) const;
+};
+
+/// Tensors whose name `pattern` finds (anywhere in the name, Perl syntax) get `spec`. Later rules override earlier
+/// ones.
+struct Rule {
+  std::string pattern;
+  SpecOverride spec;
+};
+
+/// Which tensor gets which spec, as the user said it.
+struct Recipe {
+  SpecOverride defaults;
+  std::vector<Rule> rules;
+  std::vector<std::string> skip;  ///< Patterns of tensors to leave unquantized; wins over every rule.
+};
+
+/// "REGEX=bits:3,group-size:32,axis:1,solver:rtn,iters:10,round-zero:on,per-tensor:on,keep:on"; split at the last '='.
+/// Throws kUsage naming what is wrong.
+[[nodiscard]] Rule parse_rule(std::string_view text);
+
+/// A recipe file: {"bits":4,"group_size":64,...,"rules":[{"match":"REGEX","bits":3},...],"skip":["REGEX",...]}.
+/// Unknown keys are errors (kBadInput, naming `file`).
+[[nodiscard]] Recipe parse_recipe(std::string_view json, std::string_view file);
+
+/// Why a tensor is copied instead of quantized; the summary counts by it.
+enum class KeepReason : std::uint8_t {
+  kNone,           ///< It is quantized.
+  kNotAWeight,     ///< A bias, a buffer, or not 2-D.
+  kOutsideBlocks,  ///< Not inside a numbered block: poolers, heads, projections between towers.
+  kEmbedding,
+  kHead,  ///< lm_head and other output heads.
+  kNorm,
+  kRouter,       ///< Mixture-of-experts gates.
+  kConvolution,  ///< Includes GPT-2's transposed Conv1D.
+  kVision,       ///< Vision and audio towers.
+  kDtype,        ///< Not F32, F16, BF16 or F64.
+  kSkipped,      ///< A skip pattern or a keep rule.
+  kShape,        ///< The spec does not fit the shape; `why` says how.
+  kNonfinite,    ///< Holds NaN or infinity and the policy keeps such tensors.
+};
+[[nodiscard]] std::string_view describe(KeepReason reason) noexcept;  ///< "embedding", "output head", ...
+
+/// What happens to one source tensor.
+struct Decision {
+  std::size_t source = 0;  ///< Index into Checkpoint::tensors().
+  KeepReason keep = KeepReason::kNone;
+  QuantSpec spec;   ///< Meaningful when keep is kNone.
+  std::string why;  ///< For kSkipped the pattern, for kShape the sentence.
+
+  [[nodiscard]] bool quantize() const noexcept { return keep == KeepReason::kNone; }
+};
+
+/// Default treatment from name, shape, dtype and model type alone (kNone: a linear layer inside a block).
+[[nodiscard]] KeepReason default_keep_reason(const SourceTensor& tensor, std::string_view model_type);
+
+/// One decision per tensor, in the checkpoint's order. A rule that names a tensor kept by default (an embedding,
+/// lm_head) quantizes it, if it is a 2-D float weight. round_zero defaults to on for 4 bits as in the hqq library.
+/// Throws kUsage for a bad pattern, a rule or skip pattern that matches nothing, or when nothing at all is quantized.
+[[nodiscard]] std::vector<Decision> decide(const Checkpoint& checkpoint, const Recipe& recipe);
+
+/// Module path of a weight: the name without a final ".weight".
+[[nodiscard]] std::string_view module_of(std::string_view tensor_name) noexcept;
+
+}  // namespace halfquad

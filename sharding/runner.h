@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "io/file_system.h"
+#include "io/safetensors_writer.h"
+#include "kernels/solver.h"
+#include "runtime/progress.h"
+#include "runtime/stop_flag.h"
+#include "sharding/hqq_layout.h"
+#include "sharding/plan.h"
+
+namespace halfquad {
+
+/// What to do when a weight is NaN or infinite. (Keeping the original of such a tensor is decided before the layout.)
+enum class NonFinite : std::uint8_t { kError, kZero };
+
+struct RunOptions {
+  int threads = 1;                          ///< Solving workers.
+  std::uint64_t memory_bytes = 2ULL << 30;  ///< Budget of all buffers.
+  ReadMode read_mode = ReadMode::kAuto;
+  NonFinite nonfinite = NonFinite::kError;
+  std::function<std::unique_ptr<Solver>()> make_solver;  ///< One call per worker.
+};
+
+/// What became of one quantized tensor.
+struct TensorResult {
+  ErrorSums error;
+  int steps = 0;  ///< Steps begun (0 for rtn and per-tensor).
+  bool stopped_early = false;
+  std::int64_t zeroed = 0;  ///< Weights set to zero by NonFinite::kZero.
+  double seconds = 0;       ///< Worker time spent on its tiles.
+};
+
+struct RunResult {
+  std::vector<TensorResult> tensors;   ///< One per OutputLayout::quantized().
+  std::vector<std::string> checksums;  ///< One per OutputLayout::entries().
+  std::uint64_t peak_buffer_bytes = 0;
+  std::uint64_t tiles_redone = 0;  ///< Tiles solved again because their tensor stopped early.
+  double read_wait_seconds = 0, solve_seconds = 0, write_seconds = 0;  ///< Summed over threads.
+};
+
+/// Streams every item of `plan` from the checkpoint through the solvers into `writer`. Reads, solves and writes of
+/// different tiles overlap; memory stays inside the budget. The bytes depend on none of the options but `nonfinite`.
+/// Throws the first error of any stage, naming tensor, file and offset, or kInterrupted soon after `stop` is requested.
+[[nodiscard]] RunResult run_plan(FileSystem& fs, const Checkpoint& checkpoint, const OutputLayout& layout,
+                                 const Plan& plan, SafetensorsWriter& writer, const RunOptions& options,
+                                 ProgressCounters& progress, const StopFlag& stop);
+
+}  // namespace halfquad

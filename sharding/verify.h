@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <boost/json/object.hpp>
+
+#include "io/file_system.h"
+#include "kernels/solver.h"
+#include "runtime/progress.h"
+#include "runtime/stop_flag.h"
+#include "sharding/hqq_output.h"
+
+namespace halfquad {
+
+struct VerifyOptions {
+  int threads = 1;
+  std::uint64_t memory_bytes = 2ULL << 30;
+  ReadMode read_mode = ReadMode::kAuto;
+  std::function<std::unique_ptr<Solver>()> make_solver;
+};
+
+struct LayerError {
+  std::string module;
+  ErrorSums error;
+  std::int64_t weights = 0;
+};
+
+struct VerifyResult {
+  std::vector<std::string> problems;  ///< One sentence each; empty means all is well.
+  std::vector<LayerError> layers;     ///< Filled when a source was given.
+  std::uint64_t checksums_compared = 0;
+  std::uint64_t bytes_read = 0;
+};
+
+/// Checks an output: the structure loaders need, every checksum of `report` (halfquad_report.json, when there is one),
+/// and against `source` when given: no tensor missing or extra, kept tensors equal bit for bit, each layer's error
+/// recomputed and compared with the report's. Differences become `problems`; only what cannot be read at all throws.
+[[nodiscard]] VerifyResult verify_output(FileSystem& fs, const HqqOutput& output,
+                                         const std::optional<boost::json::object>& report, const Checkpoint* source,
+                                         const VerifyOptions& options, ProgressCounters& progress,
+                                         const StopFlag& stop);
+
+}  // namespace halfquad
