@@ -2,7 +2,7 @@
 
 namespace halfquad {
 
-Error::Error(ErrorCode code, const std::string& what, std::source_location where)
+Error::Error(ErrorCode code, const std::string& what, SourceLocation where)
     : std::runtime_error(what), code_(code), where_(where) {}
 
 }  // namespace halfquad

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <source_location>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -17,17 +17,41 @@ enum class ErrorCode : int {
   kInternal,     ///< A broken assumption inside halfquad.
 };
 
+/// Where in the code something happened. std::source_location's interface; Clang before 15 lacks the builtin that
+/// libstdc++ needs for the real one.
+class SourceLocation {
+ public:
+  static constexpr SourceLocation current(const char* file = __builtin_FILE(),
+                                          const char* function = __builtin_FUNCTION(),
+                                          std::uint_least32_t line = __builtin_LINE()) noexcept {
+    SourceLocation here;
+    here.file_ = file;
+    here.function_ = function;
+    here.line_ = line;
+    return here;
+  }
+
+  [[nodiscard]] constexpr const char* file_name() const noexcept { return file_; }
+  [[nodiscard]] constexpr const char* function_name() const noexcept { return function_; }
+  [[nodiscard]] constexpr std::uint_least32_t line() const noexcept { return line_; }
+
+ private:
+  const char* file_ = "";
+  const char* function_ = "";
+  std::uint_least32_t line_ = 0;
+};
+
 /// The only exception type halfquad throws. `what()` is one sentence that names tensor, file and offset where known.
 class Error : public std::runtime_error {
  public:
-  Error(ErrorCode code, const std::string& what, std::source_location where = std::source_location::current());
+  Error(ErrorCode code, const std::string& what, SourceLocation where = SourceLocation::current());
 
   [[nodiscard]] ErrorCode code() const noexcept { return code_; }
-  [[nodiscard]] const std::source_location& where() const noexcept { return where_; }
+  [[nodiscard]] const SourceLocation& where() const noexcept { return where_; }
 
  private:
   ErrorCode code_;
-  std::source_location where_;
+  SourceLocation where_;
 };
 
 }  // namespace halfquad
