@@ -30,6 +30,9 @@ class ExactSum {
   std::uint32_t pending_ = 0;
 };
 
+/// `value`, or the largest float when it is infinite or NaN: what a group sum that overflowed counts as.
+[[nodiscard]] float finite_or_max(float value) noexcept;
+
 /// The rule of the tensor-wide early stop, fed with the tensor's mean |e| of each step in order.
 class EarlyStop {
  public:

@@ -8,7 +8,7 @@ struct PowerExponent {
   float chi = 0;  ///< rint(c * 4096) / 4096
   float clo = 0;  ///< c - chi
 };
-[[nodiscard]] PowerExponent power_exponent(float lp_norm) noexcept;
+[[nodiscard]] PowerExponent power_exponent(double lp_norm) noexcept;
 
 /// a^(p-1) for a positive normal `a` and 0.1 <= p < 1: individually rounded fp32 operations only.
 [[nodiscard]] float power(float a, const PowerExponent& exponent) noexcept;

@@ -42,8 +42,8 @@ struct QuantSpec {
   bool channel_wise = true;      ///< false: one scale and zero for the tensor, never optimized, no grouping.
   bool round_zero = false;       ///< Round the start value of zero.
   SolverKind solver = SolverKind::kHqq;
-  int iters = 20;  ///< Steps at most (1..kMaxIters); ignored by kRtn.
-  float lp_norm = 0.7F;
+  int iters = 20;        ///< Steps at most (1..kMaxIters); ignored by kRtn.
+  double lp_norm = 0.7;  ///< p of the shrinkage, 0.1..1.
   double beta = 10.0;
   double kappa = 1.01;
 

@@ -43,6 +43,9 @@ struct ErrorSums {
   ExactSum weight2;  ///< sum w²
   float max_abs = 0;
   void add(const ErrorSums& other) noexcept;
+  /// Adds one group's fp32 sums. One that is not finite counts as the largest float; when `abs_sum` is not, so does
+  /// `largest` (a maximum over NaNs would depend on the backend).
+  void add_group(float abs_sum, float square_sum, float weight2_sum, float largest) noexcept;
 };
 
 /// What the whole tensor needs from its blocks.
@@ -71,7 +74,8 @@ struct FixedGrid {
   float zero = 0;
 };
 
-/// Smallest and largest weight of some data.
+/// Smallest and largest weight of some data. A `lo` of zero is -0.0 when any of the weights is -0.0, whatever their
+/// order: its sign becomes that of the start value of zero.
 struct WeightRange {
   float lo = __builtin_inff();
   float hi = -__builtin_inff();
