@@ -22,6 +22,7 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer();
 
+  /// As long as was asked for, whatever the block behind it occupies.
   [[nodiscard]] std::span<std::byte> bytes() const noexcept { return {data_, size_}; }
   [[nodiscard]] bool empty() const noexcept { return data_ == nullptr; }
   /// Gives the memory back now.
@@ -65,8 +66,8 @@ class BufferPool {
 
  private:
   friend class Buffer;
-  void release(std::byte* data, std::size_t size) noexcept;
-  [[nodiscard]] std::byte* take_locked(std::size_t size);
+  void release(std::byte* data, std::size_t bytes) noexcept;
+  [[nodiscard]] std::byte* take_locked(std::size_t bytes);
   void unmap_cached_locked(std::size_t wanted);
 
   mutable std::mutex mutex_;

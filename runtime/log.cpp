@@ -1,0 +1,101 @@
+#include "runtime/log.h"
+
+#include <array>
+#include <utility>
+
+#include <spdlog/logger.h>
+#include <spdlog/pattern_formatter.h>
+#include <spdlog/sinks/stdout_sinks.h>
+
+#include "runtime/error.h"
+#include "runtime/terminal.h"
+#include "runtime/text.h"
+
+namespace halfquad {
+namespace {
+
+struct LevelRow {
+  LogLevel level;
+  spdlog::level::level_enum sink_level;
+  std::string_view name;
+  std::string_view colour;
+};
+
+constexpr std::array kLevels{
+    LevelRow{LogLevel::kTrace, spdlog::level::trace, "trace", "\x1b[2m"},
+    LevelRow{LogLevel::kDebug, spdlog::level::debug, "debug", "\x1b[36m"},
+    LevelRow{LogLevel::kInfo, spdlog::level::info, "info", "\x1b[32m"},
+    LevelRow{LogLevel::kWarn, spdlog::level::warn, "warn", "\x1b[1;33m"},
+    LevelRow{LogLevel::kError, spdlog::level::err, "error", "\x1b[1;31m"},
+    LevelRow{LogLevel::kOff, spdlog::level::off, "off", ""},
+};
+
+spdlog::level::level_enum sink_level(LogLevel level) {
+  for (const LevelRow& row : kLevels) {
+    if (row.level == level) return row.sink_level;
+  }
+  return spdlog::level::off;
+}
+
+// The level's name. Coloured here and not by spdlog's colour sink, which writes a line in pieces that a progress bar
+// can come between.
+class LevelFlag : public spdlog::custom_flag_formatter {
+ public:
+  explicit LevelFlag(bool coloured) : coloured_(coloured) {}
+
+  void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& out) override {
+    const auto append = [&](std::string_view text) { out.append(text.data(), text.data() + text.size()); };
+    for (const LevelRow& row : kLevels) {
+      if (row.sink_level != message.level) continue;
+      if (coloured_) append(row.colour);
+      append(row.name);
+      if (coloured_) append("\x1b[0m");
+    }
+  }
+
+  [[nodiscard]] std::unique_ptr<custom_flag_formatter> clone() const override {
+    return std::make_unique<LevelFlag>(coloured_);
+  }
+
+ private:
+  bool coloured_;
+};
+
+std::unique_ptr<spdlog::formatter> make_formatter(bool terminal) {
+  const std::string pattern = terminal ? std::string(kClearLine) + "%H:%M:%S %*: %v" : "%Y-%m-%d %H:%M:%S %*: %v";
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<LevelFlag>('*', terminal).set_pattern(pattern);
+  return formatter;
+}
+
+}  // namespace
+
+struct Log::Impl {
+  spdlog::logger logger{"halfquad", std::make_shared<spdlog::sinks::stderr_sink_mt>()};
+
+  void write(spdlog::level::level_enum level, std::string_view message) {
+    if (logger.should_log(level)) logger.log(level, spdlog::string_view_t(one_line(message)));
+  }
+};
+
+Log::Log(LogLevel level) : level_(level), impl_(std::make_unique<Impl>()) {
+  impl_->logger.set_formatter(make_formatter(stderr_is_terminal()));
+  impl_->logger.set_level(sink_level(level));
+}
+
+Log::~Log() = default;
+
+void Log::debug(std::string_view message) { impl_->write(spdlog::level::debug, message); }
+void Log::info(std::string_view message) { impl_->write(spdlog::level::info, message); }
+void Log::warn(std::string_view message) { impl_->write(spdlog::level::warn, message); }
+void Log::error(std::string_view message) { impl_->write(spdlog::level::err, message); }
+
+LogLevel log_level_from_name(std::string_view name) {
+  for (const LevelRow& row : kLevels) {
+    if (row.name == name) return row.level;
+  }
+  throw Error(ErrorCode::kUsage,
+              "unknown log level " + quoted(name) + "; choose trace, debug, info, warn, error or off");
+}
+
+}  // namespace halfquad

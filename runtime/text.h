@@ -8,8 +8,11 @@
 namespace halfquad {
 
 /// `name` in double quotes with control characters, quotes, backslashes and invalid UTF-8 escaped (\n, \x1b), cut
-/// after 200 bytes: names from files reach terminals and logs only through this.
+/// after 200 bytes with "..." behind the closing quote: names from files reach terminals and logs only through this.
 [[nodiscard]] std::string quoted(std::string_view name);
+
+/// `message` with control characters and invalid UTF-8 escaped as in quoted(), so that it stays one line.
+[[nodiscard]] std::string one_line(std::string_view message);
 
 /// 1536 -> "1.5 KiB". Powers of 1024.
 [[nodiscard]] std::string human_bytes(std::uint64_t bytes);
