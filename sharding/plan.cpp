@@ -1,0 +1,107 @@
+#include "sharding/plan.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <utility>
+
+#include "io/file_system.h"
+#include "runtime/checked.h"
+
+namespace halfquad {
+namespace {
+
+constexpr std::uint64_t kMiB = 1ULL << 20;
+// Buffers of the pipeline beside source and output: unpacked codes and the like.
+constexpr std::uint64_t kWorkBytes = kMiB;
+// Reads kept in flight beside the tiles being solved.
+constexpr std::uint64_t kReaders = 4;
+
+std::uint64_t sum_of(std::span<const ByteRange> ranges) {
+  std::uint64_t bytes = 0;
+  for (const ByteRange& range : ranges) bytes += range.bytes;
+  return bytes;
+}
+
+void add_item(Plan& plan, const WorkItem& item, std::size_t ranges) {
+  plan.source_bytes += item.source_bytes;
+  plan.largest_source = std::max(plan.largest_source, item.source_bytes);
+  plan.largest_output = std::max(plan.largest_output, item.output_bytes);
+  plan.largest_ranges = std::max(plan.largest_ranges, static_cast<std::uint64_t>(ranges));
+  plan.items.push_back(item);
+}
+
+void add_tiles(Plan& plan, const QuantizedTensor& tensor, std::size_t index, DType source, DType stored) {
+  plan.weights += static_cast<std::uint64_t>(tensor.rows * tensor.cols);
+  for (std::int64_t tile = 0; tile < tensor.tiles.tile_count(); ++tile) {
+    const std::vector<ByteRange> ranges = tensor.tiles.source_ranges(tile, bytes_of(source));
+    const std::uint64_t codes = sum_of(tensor.tiles.code_ranges(tile));
+    const std::uint64_t scales = sum_of(tensor.tiles.scale_ranges(tile, bytes_of(stored)));
+    add_item(plan, {WorkItem::Kind::kTile, index, tile, sum_of(ranges), codes + 2 * scales}, ranges.size());
+  }
+}
+
+void add_copies(Plan& plan, std::uint64_t bytes, std::size_t index) {
+  std::int64_t block = 0;
+  for (std::uint64_t offset = 0; offset < bytes; offset += kCopyBlockBytes, ++block) {
+    const std::uint64_t length = std::min(kCopyBlockBytes, bytes - offset);
+    add_item(plan, {WorkItem::Kind::kCopy, index, block, length, length}, 1);
+  }
+}
+
+/// What one item in flight holds.
+std::uint64_t bytes_of_one_item(const Plan& plan) noexcept {
+  return plan.largest_source + plan.largest_ranges * ReadFile::kSlack + plan.largest_output + kWorkBytes;
+}
+
+double seconds_at(std::uint64_t amount, double rate) { return rate > 0 ? static_cast<double>(amount) / rate : 0; }
+
+}  // namespace
+
+Plan make_plan(const Checkpoint& checkpoint, const OutputLayout& layout) {
+  // The checkpoint's tensors come by (file, offset): walking them walks the files.
+  const std::size_t count = checkpoint.tensors().size();
+  std::vector<std::optional<std::size_t>> quantized(count);
+  std::vector<std::optional<std::size_t>> copied(count);
+  for (std::size_t i = 0; i < layout.quantized().size(); ++i) quantized[layout.quantized()[i].source] = i;
+  for (std::size_t i = 0; i < layout.contents().size(); ++i) {
+    const OutputTensor& content = layout.contents()[i];
+    if (content.kind == OutputTensor::Kind::kCopy) copied[content.source] = i;
+  }
+
+  Plan plan;
+  plan.output_bytes = layout.data_bytes();
+  for (std::size_t source = 0; source < count; ++source) {
+    const SourceTensor& tensor = checkpoint.tensors()[source];
+    if (quantized[source]) {
+      add_tiles(plan, layout.quantized()[*quantized[source]], *quantized[source], tensor.dtype, layout.stored());
+    } else if (copied[source]) {
+      add_copies(plan, tensor.bytes, *copied[source]);
+    }
+  }
+  return plan;
+}
+
+Prediction predict(const Plan& plan, const Rates& rates, int threads) {
+  // The stages overlap, so the slowest one sets the time.
+  Prediction prediction;
+  prediction.read_seconds = seconds_at(plan.source_bytes, rates.read_bytes_per_s);
+  prediction.write_seconds = seconds_at(plan.output_bytes, rates.write_bytes_per_s);
+  prediction.solve_seconds = seconds_at(plan.weights, rates.weights_per_s_per_core * std::max(1, threads));
+  const std::array<std::pair<double, std::string_view>, 3> stages = {{{prediction.read_seconds, "reading"},
+                                                                      {prediction.write_seconds, "writing"},
+                                                                      {prediction.solve_seconds, "solving"}}};
+  const auto& slowest = *std::ranges::max_element(stages, {}, [](const auto& stage) { return stage.first; });
+  prediction.seconds = slowest.first;
+  prediction.bound = slowest.second;
+  return prediction;
+}
+
+std::uint64_t minimum_memory(const Plan& plan) noexcept { return round_up(2 * bytes_of_one_item(plan), kMiB); }
+
+std::uint64_t comfortable_memory(const Plan& plan, int threads) noexcept {
+  const std::uint64_t items = static_cast<std::uint64_t>(std::max(1, threads)) + kReaders;
+  return std::max(minimum_memory(plan), round_up(items * bytes_of_one_item(plan), kMiB));
+}
+
+}  // namespace halfquad
