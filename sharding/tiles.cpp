@@ -106,7 +106,7 @@ BlockLayout TileGeometry::code_blocks() const noexcept {
 }
 
 BlockLayout TileGeometry::scale_blocks(std::int64_t element_bytes) const noexcept {
-  const std::uint64_t total = to_bytes(grouped_.groups, element_bytes);
+  const std::uint64_t total = to_bytes(scale_count(), element_bytes);
   if (!channel_wise_) return {total, total, total};
   const std::uint64_t run = by_columns_ ? total : std::min(total, to_bytes(packed_rows_, element_bytes));
   return {total, run, to_bytes(extent_, element_bytes)};

@@ -55,8 +55,8 @@ class TileGeometry {
   /// Empty for per-tensor quantization, whose one scale is written apart.
   [[nodiscard]] std::vector<ByteRange> scale_ranges(std::int64_t tile, std::int64_t element_bytes) const;
 
-  /// Number of scales (and zeros): grouped().groups.
-  [[nodiscard]] std::int64_t scale_count() const noexcept { return grouped_.groups; }
+  /// Number of scales (and zeros): grouped().groups, or one for the tensor.
+  [[nodiscard]] std::int64_t scale_count() const noexcept { return channel_wise_ ? grouped_.groups : 1; }
   /// Checksum blocks of the packed codes and of scale or zero: exactly the ranges tiles write.
   [[nodiscard]] BlockLayout code_blocks() const noexcept;
   [[nodiscard]] BlockLayout scale_blocks(std::int64_t element_bytes) const noexcept;
