@@ -43,8 +43,11 @@ inline constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 [[nodiscard]] SafetensorsHeader parse_safetensors_header(std::string_view json, std::uint64_t data_bytes,
                                                          std::string_view file);
 
-/// Reads the header of an open file; the claimed length is checked against the file and the limit before any
+/// The JSON text of an open file's header; the claimed length is checked against the file and the limit before any
 /// allocation.
+[[nodiscard]] std::string read_safetensors_header_json(ReadFile& file, std::string_view name);
+
+/// Reads, parses and checks the header of an open file.
 [[nodiscard]] SafetensorsHeader read_safetensors_header(ReadFile& file, std::string_view name);
 
 /// The bytes before the data section: 8-byte length, JSON in the order of `tensors`, spaces up to a multiple of 8.
