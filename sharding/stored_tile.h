@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "io/file_system.h"
+#include "kernels/solver.h"
+#include "runtime/buffer_pool.h"
+#include "sharding/hqq_output.h"
+#include "sharding/tiles.h"
+
+namespace halfquad {
+
+/// The weight files of a checkpoint, open for reading. Thread-safe.
+class OpenCheckpoint {
+ public:
+  OpenCheckpoint(FileSystem& fs, const Checkpoint& checkpoint, ReadMode mode);
+
+  /// Scratch that gather() needs, page-aligned.
+  static constexpr std::size_t kScratchBytes = (4 << 20) + ReadFile::kSlack;
+
+  /// Copies `ranges` of `tensor`, back to back, to `out`.
+  void gather(const SourceTensor& tensor, std::span<const ByteRange> ranges, std::span<std::byte> scratch,
+              std::byte* out) const;
+
+ private:
+  std::vector<std::unique_ptr<ReadFile>> files_;
+};
+
+/// Cuts one worker's buffer into page-aligned parts.
+class Workspace {
+ public:
+  explicit Workspace(std::span<std::byte> bytes) : rest_(bytes) {}
+  [[nodiscard]] std::span<std::byte> take(std::uint64_t bytes);
+  /// What take(bytes) uses up.
+  [[nodiscard]] static std::uint64_t cost(std::uint64_t bytes) noexcept;
+
+ private:
+  std::span<std::byte> rest_;
+};
+
+/// One buffer of `bytes` for each of at most `threads` workers, as many as `budget` holds. Throws kOutOfMemory when it
+/// holds none.
+class WorkerBuffers {
+ public:
+  WorkerBuffers(int threads, std::uint64_t bytes, std::uint64_t budget);
+  [[nodiscard]] int workers() const noexcept { return static_cast<int>(buffers_.size()); }
+  [[nodiscard]] std::span<std::byte> of(int worker) const { return buffers_[static_cast<std::size_t>(worker)].bytes(); }
+
+ private:
+  BufferPool pool_;
+  std::vector<Buffer> buffers_;
+};
+
+/// The unpacked codes, scales and zeros of one tile. Elements lie in the order of the tile's source ranges, back to
+/// back: group g's element k at `g * group_stride + k * element_stride`. Per-tensor quantization shows as rows that
+/// share their scale.
+struct StoredTile {
+  std::int64_t groups = 0, group_elems = 0;
+  std::int64_t group_stride = 0, element_stride = 1;
+  const std::uint8_t* codes = nullptr;
+  const float* scale = nullptr;
+  const float* zero = nullptr;
+
+  [[nodiscard]] std::int64_t elements() const noexcept { return groups * group_elems; }
+};
+
+/// Reads tiles of quantized layers back. One object per worker.
+class StoredTileReader {
+ public:
+  /// Bytes of workspace that tiles of `layer` need.
+  [[nodiscard]] static std::uint64_t workspace_bytes(const StoredLayer& layer);
+
+  /// `workspace` must hold workspace_bytes() of every layer that is loaded.
+  StoredTileReader(const HqqOutput& output, const OpenCheckpoint& files, std::span<std::byte> workspace)
+      : output_(output), files_(files), workspace_(workspace) {}
+
+  /// What it returns points into the workspace and holds until the next call.
+  [[nodiscard]] StoredTile load(const StoredLayer& layer, std::int64_t tile);
+
+ private:
+  const HqqOutput& output_;
+  const OpenCheckpoint& files_;
+  std::span<std::byte> workspace_;
+};
+
+}  // namespace halfquad
