@@ -20,6 +20,10 @@ Feature cuda_feature() {
   }
   const std::string name = "runtime " + version_text(runtime);
 
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    return {.name = "CUDA", .available = false, .detail = name + ", no driver"};
+  }
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
   (void)cudaGetLastError();  // a failed count stays set and would be blamed on the next call
