@@ -1,0 +1,231 @@
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/solver.h"
+#include "runtime/check.h"
+
+// Scalable vectors (SVE, RVV) have no compile-time width, which the transposition needs: such CPUs run NEON or the
+// reference.
+#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/simd/simd_solver.cpp"  // NOLINT
+#include <hwy/foreach_target.h>                            // must come before the per-target code
+
+#include "kernels/simd/solve-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace halfquad {
+namespace HWY_NAMESPACE {
+#if HWY_TARGET == HWY_SCALAR
+
+Solver* NewSimdSolver(const char* /*name*/) { return make_reference_solver().release(); }
+
+#else
+namespace {
+
+// Slots of the exact sums after those of the steps.
+enum ErrorSlot : size_t { kAbsSlot, kSquareSlot, kWeightSlot, kErrorSlots };
+
+class SimdSolver final : public Solver {
+ public:
+  explicit SimdSolver(const char* name) : name_(name), scratch_(kLanes) {}
+
+  [[nodiscard]] std::string name() const override { return name_; }
+
+  void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
+             SolveStats& stats) override {
+    const bool steps = request.spec.optimizes();
+    const StepPlan plan = steps ? plan_steps(request) : StepPlan{};
+    const bool record = steps && request.record == RecordErrors::kYes;
+    const size_t slots = record ? plan.iters : 0;
+    scratch_.reserve(static_cast<size_t>(block.group_elems), slots + kErrorSlots);
+    ExactLanes exact(scratch_, slots + kErrorSlots);
+    const VF qmax_v = hn::Set(kDF, static_cast<float>(qmax(request.spec.width)));
+    const Order order = OrderOf(block);
+    const size_t elems = static_cast<size_t>(block.group_elems);
+    const size_t groups = static_cast<size_t>(block.groups);
+
+    for (size_t first = 0; first < groups; first += kLanes) {
+      const size_t count = groups - first < kLanes ? groups - first : kLanes;
+      LoadLanes(block, first, count, scratch_, scratch_.w);
+      VF lo, hi;
+      if (HWY_UNLIKELY(FindRange(scratch_.w, elems, lo, hi))) {
+        stats.nonfinite = true;
+        return;
+      }
+      Grid grid = StartGrid(lo, hi, qmax_v, request.spec.round_zero);
+      ScaleWeights(scratch_.w, grid.S, elems, scratch_.ws);
+      if (record) {
+        RunSteps<Errors::kYes>(plan, order, elems, count, scratch_, qmax_v, grid, exact, stats.step_abs.data());
+      } else if (steps && plan.iters > 0) {
+        RunSteps<Errors::kNo>(plan, order, elems, count, scratch_, qmax_v, grid, exact, nullptr);
+      }
+      EncodeLanes(block, first, count, scratch_, grid.S, grid.z, qmax_v, target);
+      StoreLanes(grid.s, count, target.scale + first);
+      StoreLanes(grid.z, count, target.zero + first);
+      add_errors(block, count, order, grid.z, qmax_v, RoundLanes(grid.s, request.stored),
+                 RoundLanes(grid.z, request.stored), slots, exact, stats.final_error);
+      if (exact.CountBlock()) flush(exact, slots, stats);
+    }
+    flush(exact, slots, stats);
+  }
+
+  void encode(const GroupBlock& block, CodeWidth width, const FixedGrid& fixed, DType stored, const SolveTarget& target,
+              SolveStats& stats) override {
+    scratch_.reserve(static_cast<size_t>(block.group_elems), kErrorSlots);
+    ExactLanes exact(scratch_, kErrorSlots);
+    const VF qmax_v = hn::Set(kDF, static_cast<float>(qmax(width)));
+    const VF S = hn::Set(kDF, fixed.inverse_scale), z = hn::Set(kDF, fixed.zero);
+    const VF stored_s = hn::Set(kDF, round_to(stored, fixed.scale));
+    const VF stored_z = hn::Set(kDF, round_to(stored, fixed.zero));
+    const size_t elems = static_cast<size_t>(block.group_elems);
+    const size_t groups = static_cast<size_t>(block.groups);
+    for (size_t first = 0; first < groups; first += kLanes) {
+      const size_t count = groups - first < kLanes ? groups - first : kLanes;
+      LoadLanes(block, first, count, scratch_, scratch_.w);
+      VF lo, hi;
+      if (FindRange(scratch_.w, elems, lo, hi)) stats.nonfinite = true;
+      ScaleWeights(scratch_.w, S, elems, scratch_.ws);
+      EncodeLanes(block, first, count, scratch_, S, z, qmax_v, target);
+      add_errors(block, count, OrderOf(block), z, qmax_v, stored_s, stored_z, 0, exact, stats.final_error);
+      if (exact.CountBlock()) flush(exact, 0, stats);
+    }
+    flush(exact, 0, stats);
+  }
+
+  [[nodiscard]] WeightRange range(const std::byte* data, DType dtype, std::int64_t count) override {
+    constexpr std::int64_t kChunk = 4096;
+    scratch_.reserve(static_cast<size_t>(kChunk), kErrorSlots);
+    WeightRange all;
+    for (std::int64_t begin = 0; begin < count; begin += kChunk) {
+      const std::int64_t n = count - begin < kChunk ? count - begin : kChunk;
+      decode_to_f32(data + begin * bytes_of(dtype), dtype, n, scratch_.w);
+      const size_t vectors = (static_cast<size_t>(n) + kLanes - 1) / kLanes;
+      for (size_t i = static_cast<size_t>(n); i < vectors * kLanes; ++i) scratch_.w[i] = scratch_.w[0];
+      VF lo, hi;
+      WeightRange chunk;
+      chunk.nonfinite = FindRange(scratch_.w, vectors, lo, hi);
+      HWY_ALIGN float low[kLanes], high[kLanes];
+      hn::Store(lo, kDF, low);
+      hn::Store(hi, kDF, high);
+      for (size_t lane = 0; lane < kLanes; ++lane) all.add({low[lane], high[lane], chunk.nonfinite});
+    }
+    return all;
+  }
+
+  void measure(const GroupBlock& block, const std::uint8_t* codes, const float* scale, const float* zero,
+               ErrorSums& sums) override {
+    scratch_.reserve(static_cast<size_t>(block.group_elems), kErrorSlots);
+    ExactLanes exact(scratch_, kErrorSlots);
+    GroupBlock code_block = block;
+    code_block.data = reinterpret_cast<const std::byte*>(codes);
+    code_block.dtype = DType::kU8;
+    SolveStats stats;
+    const size_t groups = static_cast<size_t>(block.groups);
+    for (size_t first = 0; first < groups; first += kLanes) {
+      const size_t count = groups - first < kLanes ? groups - first : kLanes;
+      LoadLanes(code_block, first, count, scratch_, scratch_.ws);
+      LoadLanes(block, first, count, scratch_, scratch_.w);
+      HWY_ALIGN float s[kLanes], z[kLanes];
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        s[lane] = scale[first + (lane < count ? lane : 0)];
+        z[lane] = zero[first + (lane < count ? lane : 0)];
+      }
+      const VF none = hn::Zero(kDF);
+      VF largest = none;
+      const ErrorVisit visit{scratch_.w, scratch_.ws, none, none, hn::Load(kDF, s), hn::Load(kDF, z), false, &largest};
+      record_errors(block, count, OrderOf(block), visit, 0, exact, stats.final_error);
+      if (exact.CountBlock()) flush(exact, 0, stats);
+    }
+    flush(exact, 0, stats);
+    sums.add(stats.final_error);
+  }
+
+ private:
+  // The constants live in step_constants_ as long as the plan is used.
+  StepPlan plan_steps(const SolveRequest& request) {
+    step_constants_.clear();
+    for (int t = 0; t < request.iters; ++t) step_constants_.push_back(step_constants(request.spec, t));
+    StepPlan plan;
+    plan.steps = step_constants_.data();
+    plan.iters = step_constants_.size();
+    plan.shrinkage = {power_exponent(request.spec.lp_norm), request.spec.lp_norm >= 1};
+    plan.exit_at_fixed_point = request.exit == FixedPointExit::kOn;
+    return plan;
+  }
+
+  void add_errors(const GroupBlock& block, size_t count, Order order, VF z, VF qmax_v, VF stored_s, VF stored_z,
+                  size_t first_slot, ExactLanes& exact, ErrorSums& sums) {
+    VF largest = hn::Zero(kDF);
+    const ErrorVisit visit{scratch_.w, scratch_.ws, z, qmax_v, stored_s, stored_z, true, &largest};
+    record_errors(block, count, order, visit, first_slot, exact, sums);
+  }
+
+  static void record_errors(const GroupBlock& block, size_t count, Order order, const ErrorVisit& visit,
+                            size_t first_slot, ExactLanes& exact, ErrorSums& sums) {
+    const Sums<3> totals = SumGroup<3>(order, static_cast<size_t>(block.group_elems), visit);
+    exact.Add(first_slot + kAbsSlot, totals.x[0], count, sums.abs);
+    exact.Add(first_slot + kSquareSlot, totals.x[1], count, sums.square);
+    exact.Add(first_slot + kWeightSlot, totals.x[2], count, sums.weight2);
+    const float largest = hn::GetLane(hn::MaxOfLanes(kDF, *visit.largest));
+    if (largest > sums.max_abs) sums.max_abs = largest;
+  }
+
+  static void flush(ExactLanes& exact, size_t slots, SolveStats& stats) {
+    for (size_t slot = 0; slot < slots; ++slot) exact.Flush(slot, stats.step_abs[slot]);
+    exact.Flush(slots + kAbsSlot, stats.final_error.abs);
+    exact.Flush(slots + kSquareSlot, stats.final_error.square);
+    exact.Flush(slots + kWeightSlot, stats.final_error.weight2);
+    exact.EndFlush();
+  }
+
+  std::string name_;
+  simd::Scratch scratch_;
+  std::vector<StepConstants> step_constants_;
+};
+
+}  // namespace
+
+Solver* NewSimdSolver(const char* name) { return new SimdSolver(name); }
+
+#endif
+
+}  // namespace HWY_NAMESPACE
+}  // namespace halfquad
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace halfquad {
+namespace {
+
+HWY_EXPORT(NewSimdSolver);
+
+}  // namespace
+
+std::vector<std::string> simd_targets() {
+  std::vector<std::string> names;
+  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    if (target != HWY_SCALAR) names.emplace_back(hwy::TargetName(target));
+  }
+  return names;
+}
+
+std::unique_ptr<Solver> make_simd_solver(const std::optional<std::string>& target) {
+  for (const std::int64_t candidate : hwy::SupportedAndGeneratedTargets()) {
+    if (target && *target != hwy::TargetName(candidate)) continue;
+    hwy::ChosenTarget chosen;
+    chosen.Update(candidate);
+    const auto create = HWY_DISPATCH_TABLE(NewSimdSolver)[chosen.GetIndex()];
+    return std::unique_ptr<Solver>(create((std::string("simd ") + hwy::TargetName(candidate)).c_str()));
+  }
+  std::string known;
+  for (const std::string& name : simd_targets()) known += (known.empty() ? "" : ", ") + name;
+  throw Error(ErrorCode::kUsage, "SIMD target '" + target.value_or("best") +
+                                     "' is not available here; this program and CPU have: " + known);
+}
+
+}  // namespace halfquad
+#endif

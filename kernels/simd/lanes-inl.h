@@ -1,0 +1,188 @@
+// Weights of N groups side by side: one SIMD lane is one group.
+#if defined(HALFQUAD_KERNELS_SIMD_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HALFQUAD_KERNELS_SIMD_LANES_INL_H_
+#undef HALFQUAD_KERNELS_SIMD_LANES_INL_H_
+#else
+#define HALFQUAD_KERNELS_SIMD_LANES_INL_H_
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+#include <hwy/highway.h>
+
+#include "kernels/decode.h"
+#include "kernels/simd/scratch.h"
+#include "kernels/solver.h"
+
+#if HWY_TARGET != HWY_SCALAR  // one lane at a time is the reference solver
+HWY_BEFORE_NAMESPACE();
+namespace halfquad {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DF = hn::ScalableTag<float>;
+using DI = hn::RebindToSigned<DF>;
+using DHalf = hn::Half<DF>;
+using DF64 = hn::Repartition<double, DF>;
+using VF = hn::Vec<DF>;
+using MF = hn::Mask<DF>;
+inline constexpr DF kDF{};
+inline constexpr size_t kLanes = HWY_MAX_BYTES / sizeof(float);  // scalable targets are disabled
+
+// a + b and a - b. With fused multiply-add hardware they go through its pipes as a·1 ± b: the product with one is
+// exact, so the result is the same single rounding, and the multiply pipes share the load of a loop that is nearly all
+// additions.
+HWY_INLINE VF AddOnMulPipe(VF a, VF b) {
+#if HWY_NATIVE_FMA
+  return hn::MulAdd(a, hn::Set(kDF, 1.0F), b);
+#else
+  return hn::Add(a, b);
+#endif
+}
+HWY_INLINE VF SubOnMulPipe(VF a, VF b) {
+#if HWY_NATIVE_FMA
+  return hn::MulSub(a, hn::Set(kDF, 1.0F), b);
+#else
+  return hn::Sub(a, b);
+#endif
+}
+
+// N consecutive elements as fp32.
+template <DType kType>
+HWY_INLINE VF DecodeVector(const std::byte* HWY_RESTRICT p) {
+  if constexpr (kType == DType::kF32) {
+    return hn::LoadU(kDF, reinterpret_cast<const float*>(p));
+  } else if constexpr (kType == DType::kBF16) {
+    const hn::Rebind<uint16_t, DF> d16;
+    const hn::RebindToUnsigned<DF> d32;
+    const auto bits = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
+    return hn::BitCast(kDF, hn::ShiftLeft<16>(bits));
+  } else if constexpr (kType == DType::kF16) {
+    const hn::Rebind<hwy::float16_t, DF> d16;
+    return hn::PromoteTo(kDF, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
+  } else if constexpr (kType == DType::kF64) {
+    const DF64 d64;
+    const auto* in = reinterpret_cast<const double*>(p);
+    const auto lower = hn::DemoteTo(DHalf(), hn::LoadU(d64, in));
+    const auto upper = hn::DemoteTo(DHalf(), hn::LoadU(d64, in + hn::Lanes(d64)));
+    return hn::Combine(kDF, upper, lower);
+  } else {
+    static_assert(kType == DType::kU8);
+    const hn::Rebind<uint8_t, DF> d8;
+    return hn::ConvertTo(kDF, hn::PromoteTo(DI(), hn::LoadU(d8, reinterpret_cast<const uint8_t*>(p))));
+  }
+}
+
+HWY_INLINE void DecodeTail(const std::byte* p, DType dtype, size_t count, float* out) {
+  if (dtype == DType::kU8) {
+    for (size_t i = 0; i < count; ++i) out[i] = static_cast<float>(p[i]);
+  } else {
+    decode_to_f32(p, dtype, static_cast<int64_t>(count), out);
+  }
+}
+
+template <DType kType>
+HWY_INLINE void DecodeRow(const std::byte* HWY_RESTRICT p, size_t count, float* HWY_RESTRICT out) {
+  constexpr size_t kBytes = kType == DType::kU8 ? 1 : kType == DType::kF64 ? 8 : kType == DType::kF32 ? 4 : 2;
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) hn::Store(DecodeVector<kType>(p + i * kBytes), kDF, out + i);
+  if (i < count) DecodeTail(p + i * kBytes, kType, count - i, out + i);
+}
+
+// Four 4-element blocks (as many as fit a vector): block b is the 16 bytes at p + b * stride.
+HWY_INLINE VF LoadBlocks(const float* HWY_RESTRICT p, size_t stride) {
+#if HWY_MAX_BYTES == 16
+  (void)stride;
+  return hn::Load(kDF, p);
+#elif HWY_MAX_BYTES == 32
+  return hn::Combine(kDF, hn::Load(DHalf(), p + stride), hn::Load(DHalf(), p));
+#else
+  const hn::Half<DHalf> d128;
+  const auto lower = hn::Combine(DHalf(), hn::Load(d128, p + stride), hn::Load(d128, p));
+  const auto upper = hn::Combine(DHalf(), hn::Load(d128, p + 3 * stride), hn::Load(d128, p + 2 * stride));
+  return hn::Combine(kDF, upper, lower);
+#endif
+}
+
+// Columns k .. k+3 of N rows of length `stride` become four vectors of N lanes.
+HWY_INLINE void TransposeFour(const float* HWY_RESTRICT rows, size_t stride, size_t k, float* HWY_RESTRICT out) {
+  const hn::Repartition<uint64_t, DF> d64;
+  const VF v0 = LoadBlocks(rows + 0 * stride + k, 4 * stride);
+  const VF v1 = LoadBlocks(rows + 1 * stride + k, 4 * stride);
+  const VF v2 = LoadBlocks(rows + 2 * stride + k, 4 * stride);
+  const VF v3 = LoadBlocks(rows + 3 * stride + k, 4 * stride);
+  const auto a0 = hn::BitCast(d64, hn::InterleaveLower(kDF, v0, v1));
+  const auto a1 = hn::BitCast(d64, hn::InterleaveUpper(kDF, v0, v1));
+  const auto b0 = hn::BitCast(d64, hn::InterleaveLower(kDF, v2, v3));
+  const auto b1 = hn::BitCast(d64, hn::InterleaveUpper(kDF, v2, v3));
+  hn::Store(hn::BitCast(kDF, hn::InterleaveLower(d64, a0, b0)), kDF, out + (k + 0) * kLanes);
+  hn::Store(hn::BitCast(kDF, hn::InterleaveUpper(d64, a0, b0)), kDF, out + (k + 1) * kLanes);
+  hn::Store(hn::BitCast(kDF, hn::InterleaveLower(d64, a1, b1)), kDF, out + (k + 2) * kLanes);
+  hn::Store(hn::BitCast(kDF, hn::InterleaveUpper(d64, a1, b1)), kDF, out + (k + 3) * kLanes);
+}
+
+// Groups [first, first + count) of `block`, count <= N, into out[k * N + lane]; lanes beyond `count` repeat group
+// `first`, so that they never decide anything. `rows` is left holding the decoded rows when groups are consecutive
+// elements.
+template <DType kType>
+HWY_INLINE void LoadConsecutive(const GroupBlock& block, size_t first, size_t count, float* rows, size_t stride,
+                                float* out) {
+  const size_t elems = static_cast<size_t>(block.group_elems);
+  const size_t bytes = kType == DType::kU8 ? 1 : static_cast<size_t>(bytes_of(kType));
+  const size_t group_bytes = static_cast<size_t>(block.group_stride) * bytes;
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    const size_t group = first + (lane < count ? lane : 0);
+    DecodeRow<kType>(block.data + group * group_bytes, elems, rows + lane * stride);
+  }
+  for (size_t k = 0; k < elems; k += 4) TransposeFour(rows, stride, k, out);
+}
+
+template <DType kType>
+HWY_INLINE void LoadStrided(const GroupBlock& block, size_t first, size_t count, float* out) {
+  const size_t elems = static_cast<size_t>(block.group_elems);
+  const size_t bytes = kType == DType::kU8 ? 1 : static_cast<size_t>(bytes_of(kType));
+  const size_t row_bytes = static_cast<size_t>(block.element_stride) * bytes;
+  const std::byte* p = block.data + first * bytes;
+  for (size_t k = 0; k < elems; ++k, p += row_bytes, out += kLanes) {
+    if (count == kLanes) {
+      hn::Store(DecodeVector<kType>(p), kDF, out);
+    } else {
+      DecodeTail(p, kType, count, out);
+      for (size_t lane = count; lane < kLanes; ++lane) out[lane] = out[0];
+    }
+  }
+}
+
+template <DType kType>
+HWY_INLINE void LoadTyped(const GroupBlock& block, size_t first, size_t count, const simd::Scratch& scratch,
+                          float* out) {
+  if (block.element_stride == 1) {
+    LoadConsecutive<kType>(block, first, count, scratch.rows, scratch.stride, out);
+  } else {
+    LoadStrided<kType>(block, first, count, out);
+  }
+}
+
+HWY_INLINE void LoadLanes(const GroupBlock& block, size_t first, size_t count, const simd::Scratch& scratch,
+                          float* out) {
+  switch (block.dtype) {  // NOLINT: the dtypes a block can have
+    case DType::kBF16:
+      return LoadTyped<DType::kBF16>(block, first, count, scratch, out);
+    case DType::kF16:
+      return LoadTyped<DType::kF16>(block, first, count, scratch, out);
+    case DType::kF64:
+      return LoadTyped<DType::kF64>(block, first, count, scratch, out);
+    case DType::kU8:
+      return LoadTyped<DType::kU8>(block, first, count, scratch, out);
+    default:
+      return LoadTyped<DType::kF32>(block, first, count, scratch, out);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace halfquad
+HWY_AFTER_NAMESPACE();
+#endif
+
+#endif

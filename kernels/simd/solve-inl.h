@@ -1,0 +1,302 @@
+// The hqq and rtn solvers for N groups at a time.
+#if defined(HALFQUAD_KERNELS_SIMD_SOLVE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HALFQUAD_KERNELS_SIMD_SOLVE_INL_H_
+#undef HALFQUAD_KERNELS_SIMD_SOLVE_INL_H_
+#else
+#define HALFQUAD_KERNELS_SIMD_SOLVE_INL_H_
+#endif
+
+#include "kernels/simd/power-inl.h"
+#include "kernels/simd/sums-inl.h"
+
+#if HWY_TARGET != HWY_SCALAR  // one lane at a time is the reference solver
+HWY_BEFORE_NAMESPACE();
+namespace halfquad {
+namespace HWY_NAMESPACE {
+
+// Grid of N groups and the range it came from.
+struct Grid {
+  VF lo, hi, S, s, z;
+};
+
+struct Shrinkage {
+  PowerExponent exponent;
+  bool constant_power = false;  // p = 1: |e|^0
+};
+
+// Smallest and largest weight of each lane; whether one is NaN or infinite. -0 counts as less than +0, as in the
+// reference.
+HWY_INLINE bool FindRange(const float* HWY_RESTRICT w, size_t elems, VF& lo, VF& hi) {
+  const DI di;
+  VF smallest = hn::Load(kDF, w), largest = smallest;
+  auto magnitude = hn::Zero(di), signs = hn::Zero(di);
+  const auto mask = hn::Set(di, 0x7FFFFFFF);
+  for (size_t k = 0; k < elems; ++k) {
+    const VF x = hn::Load(kDF, w + k * kLanes);
+    smallest = hn::Min(smallest, x);
+    largest = hn::Max(largest, x);
+    const auto bits = hn::BitCast(di, x);
+    magnitude = hn::Max(magnitude, hn::And(bits, mask));
+    signs = hn::Or(signs, bits);
+  }
+  const VF signed_zero = hn::And(hn::BitCast(kDF, signs), hn::Set(kDF, -0.0F));
+  lo = hn::IfThenElse(hn::Eq(smallest, hn::Zero(kDF)), signed_zero, smallest);
+  hi = largest;
+  const bool overflow = !hn::AllTrue(kDF, hn::Le(hn::Sub(hi, lo), hn::Set(kDF, std::numeric_limits<float>::max())));
+  return overflow || !hn::AllTrue(di, hn::Lt(magnitude, hn::Set(di, 0x7F800000)));
+}
+
+HWY_INLINE Grid StartGrid(VF lo, VF hi, VF qmax, bool round_zero) {
+  Grid grid;
+  grid.lo = lo;
+  grid.hi = hi;
+  const VF one = hn::Set(kDF, 1.0F);
+  const VF range = hn::Sub(hi, lo);
+  const VF S =
+      hn::Mul(hn::Div(one, range), qmax);  // a reciprocal, then a product, as the published library computes it
+  grid.S = hn::Min(hn::IfThenElse(hn::Le(hn::Abs(range), hn::Set(kDF, 1e-4F)), one, S), hn::Set(kDF, 2e4F));
+  grid.s = hn::Div(one, grid.S);
+  grid.z = hn::Mul(hn::Neg(lo), grid.S);
+  if (round_zero) grid.z = hn::Round(grid.z);
+  return grid;
+}
+
+HWY_INLINE void ScaleWeights(const float* HWY_RESTRICT w, VF S, size_t elems, float* HWY_RESTRICT ws) {
+  for (size_t k = 0; k < elems; ++k) hn::Store(hn::Mul(hn::Load(kDF, w + k * kLanes), S), kDF, ws + k * kLanes);
+}
+
+enum class Clamp { kNo, kYes };
+enum class Errors { kNo, kYes };
+
+// What one element adds in one step while the shrinkage is zero: x[0] = q - w·S, and x[1] = |e| when errors are wanted.
+template <Clamp kClamp, Errors kErrors>
+struct PlainStep {
+  static constexpr int kSums = kErrors == Errors::kYes ? 2 : 1;
+  const float* HWY_RESTRICT w;
+  const float* HWY_RESTRICT ws;
+  VF z, s, qmax;
+
+  HWY_INLINE Sums<kSums> operator()(size_t k) const {
+    const VF wS = hn::Load(kDF, ws + k * kLanes);
+    VF q = hn::Round(hn::Add(wS, z));
+    if constexpr (kClamp == Clamp::kYes) q = hn::Min(hn::Max(q, hn::Zero(kDF)), qmax);
+    Sums<kSums> out;
+    out.x[0] = SubOnMulPipe(q, wS);
+    if constexpr (kErrors == Errors::kYes) {
+      const VF e = hn::Sub(hn::Load(kDF, w + k * kLanes), hn::Mul(SubOnMulPipe(q, z), s));
+      out.x[1] = hn::Abs(e);
+    }
+    return out;
+  }
+};
+
+// The same where |e| may exceed the threshold: x[0] = q - (w - x)·S for those elements.
+struct ShrinkStep {
+  const float* HWY_RESTRICT w;
+  const float* HWY_RESTRICT ws;
+  VF z, s, S, qmax, threshold, inv_beta;
+  Shrinkage shrinkage;
+
+  HWY_INLINE Sums<2> operator()(size_t k) const {
+    const VF weight = hn::Load(kDF, w + k * kLanes);
+    const VF wS = hn::Load(kDF, ws + k * kLanes);
+    const VF q = hn::Min(hn::Max(hn::Round(hn::Add(wS, z)), hn::Zero(kDF)), qmax);
+    const VF e = hn::Sub(weight, hn::Mul(hn::Sub(q, z), s));
+    const VF a = hn::Abs(e);
+    VF t = hn::Sub(q, wS);
+    const MF active = hn::Gt(a, threshold);
+    if (!hn::AllFalse(kDF, active)) {
+      const VF power = shrinkage.constant_power ? hn::Set(kDF, 1.0F) : Power(a, shrinkage.exponent);
+      const VF magnitude = hn::Max(hn::Sub(a, hn::Mul(inv_beta, power)), hn::Zero(kDF));
+      const VF x = hn::IfThenElse(hn::Lt(e, hn::Zero(kDF)), hn::Neg(magnitude), magnitude);
+      t = hn::IfThenElse(active, hn::Sub(q, hn::Mul(hn::Sub(weight, x), S)), t);
+    }
+    Sums<2> out;
+    out.x[0] = t;
+    out.x[1] = a;
+    return out;
+  }
+};
+
+// What N lanes can be told about a step from their smallest and largest weight alone, since w·S + z is monotonic in w.
+struct StepBounds {
+  bool clamp;      // some code may fall outside 0..qmax before clamping
+  VF error_bound;  // no |e| of the lane is larger, roundings included
+};
+
+HWY_INLINE StepBounds BoundStep(const Grid& grid, VF qmax) {
+  const VF zero = hn::Zero(kDF);
+  const VF below = hn::Add(hn::Mul(grid.lo, grid.S), grid.z);
+  const VF above = hn::Add(hn::Mul(grid.hi, grid.S), grid.z);
+  StepBounds bounds;
+  bounds.clamp = !hn::AllTrue(kDF, hn::And(hn::Ge(hn::Round(below), zero), hn::Le(hn::Round(above), qmax)));
+  const VF outside = hn::Max(hn::Neg(below), hn::Sub(above, qmax));
+  const VF steps = hn::Max(outside, hn::Set(kDF, 0.5F));
+  const VF largest =
+      hn::Add(hn::Max(hn::Abs(grid.lo), hn::Abs(grid.hi)), hn::Mul(hn::Add(qmax, hn::Abs(grid.z)), grid.s));
+  bounds.error_bound =
+      hn::Add(hn::Mul(hn::Mul(steps, grid.s), hn::Set(kDF, 1.0001F)), hn::Mul(largest, hn::Set(kDF, 0x1p-20F)));
+  return bounds;
+}
+
+HWY_INLINE bool SameBits(VF a, VF b) {
+  const DI di;
+  return hn::AllTrue(di, hn::Eq(hn::BitCast(di, a), hn::BitCast(di, b)));
+}
+
+// One step of N groups: sums of q - (w - x)·S, and of |e| when wanted.
+template <Errors kErrors>
+HWY_INLINE Sums<2> RunStep(Order order, size_t elems, const simd::Scratch& scratch, const Grid& grid, VF qmax,
+                           const StepBounds& bounds, const StepConstants& step, const Shrinkage& shrinkage) {
+  const VF threshold = hn::Set(kDF, step.inert_threshold);
+  Sums<2> total;
+  if (HWY_UNLIKELY(!hn::AllTrue(kDF, hn::Le(bounds.error_bound, threshold)))) {
+    const ShrinkStep visit{scratch.w, scratch.ws, grid.z, grid.s, grid.S, qmax, threshold, hn::Set(kDF, step.inv_beta),
+                           shrinkage};
+    return SumGroup<2>(order == Order::kStrided ? order : Order::kConsecutive, elems, visit);
+  }
+  constexpr int kSums = PlainStep<Clamp::kNo, kErrors>::kSums;
+  Sums<kSums> sums;
+  if (bounds.clamp) {
+    const PlainStep<Clamp::kYes, kErrors> visit{scratch.w, scratch.ws, grid.z, grid.s, qmax};
+    sums = SumGroup<kSums>(order, elems, visit);
+  } else {
+    const PlainStep<Clamp::kNo, kErrors> visit{scratch.w, scratch.ws, grid.z, grid.s, qmax};
+    sums = SumGroup<kSums>(order, elems, visit);
+  }
+  total.x[0] = sums.x[0];
+  total.x[1] = kErrors == Errors::kYes ? sums.x[kSums - 1] : hn::Zero(kDF);
+  return total;
+}
+
+// Everything the steps of one request share.
+struct StepPlan {
+  const StepConstants* steps = nullptr;  // iters of them
+  size_t iters = 0;
+  Shrinkage shrinkage;
+  bool exit_at_fixed_point = true;
+};
+
+// Runs the steps of N groups; grid.z becomes the final z.
+template <Errors kErrors>
+HWY_INLINE void RunSteps(const StepPlan& plan, Order order, size_t elems, size_t count, const simd::Scratch& scratch,
+                         VF qmax, Grid& grid, ExactLanes& exact, ExactSum* step_abs) {
+  const VF divisor = hn::Set(kDF, static_cast<float>(elems));
+  const VF last_threshold = hn::Set(kDF, plan.steps[plan.iters - 1].inert_threshold);
+  for (size_t t = 0; t < plan.iters; ++t) {
+    const StepBounds bounds = BoundStep(grid, qmax);
+    const Sums<2> sums = RunStep<kErrors>(order, elems, scratch, grid, qmax, bounds, plan.steps[t], plan.shrinkage);
+    if constexpr (kErrors == Errors::kYes) exact.Add(t, sums.x[1], count, step_abs[t]);
+    const VF z = hn::Div(sums.x[0], divisor);
+    // The thresholds fall from step to step: what is inert under the last one repeats itself once z does.
+    if (plan.exit_at_fixed_point && SameBits(z, grid.z) &&
+        hn::AllTrue(kDF, hn::Le(bounds.error_bound, last_threshold))) {
+      if constexpr (kErrors == Errors::kYes) {
+        for (size_t u = t + 1; u < plan.iters; ++u) exact.Add(u, sums.x[1], count, step_abs[u]);
+      }
+      return;
+    }
+    grid.z = z;
+  }
+}
+
+// Sums of |e|, e² and w² with the scale and zero that will be stored.
+struct ErrorVisit {
+  const float* HWY_RESTRICT w;
+  const float* HWY_RESTRICT codes;  // q itself, or w·S when `encode`
+  VF z, qmax;                       // for encoding
+  VF stored_s, stored_z;
+  bool encode;
+  VF* largest;
+
+  HWY_INLINE Sums<3> operator()(size_t k) const {
+    const VF weight = hn::Load(kDF, w + k * kLanes);
+    VF q = hn::Load(kDF, codes + k * kLanes);
+    if (encode) q = hn::Min(hn::Max(hn::Round(hn::Add(q, z)), hn::Zero(kDF)), qmax);
+    const VF e = hn::Sub(weight, hn::Mul(SubOnMulPipe(q, stored_z), stored_s));
+    Sums<3> out;
+    out.x[0] = hn::Abs(e);
+    out.x[1] = hn::Mul(e, e);
+    out.x[2] = hn::Mul(weight, weight);
+    *largest = hn::Max(*largest, out.x[0]);
+    return out;
+  }
+};
+
+// N codes as bytes.
+HWY_INLINE auto CodesOf(VF wS, VF z, VF qmax) {
+  const hn::Rebind<uint8_t, DF> d8;
+  const VF q = hn::Min(hn::Max(hn::Round(hn::Add(wS, z)), hn::Zero(kDF)), qmax);
+  return hn::DemoteTo(d8, hn::ConvertTo(DI(), q));
+}
+
+// Codes of one decoded row, all of one group.
+HWY_INLINE void EncodeRow(const float* HWY_RESTRICT row, size_t elems, float S, float z, VF qmax,
+                          std::uint8_t* HWY_RESTRICT codes) {
+  const hn::Rebind<uint8_t, DF> d8;
+  const VF scale = hn::Set(kDF, S), zero = hn::Set(kDF, z);
+  size_t k = 0;
+  for (; k + kLanes <= elems; k += kLanes) {
+    hn::StoreU(CodesOf(hn::Mul(hn::Load(kDF, row + k), scale), zero, qmax), d8, codes + k);
+  }
+  if (k < elems) {
+    HWY_ALIGN uint8_t tail[kLanes];
+    hn::StoreU(CodesOf(hn::Mul(hn::Load(kDF, row + k), scale), zero, qmax), d8, tail);
+    for (size_t i = 0; k < elems; ++i, ++k) codes[k] = tail[i];
+  }
+}
+
+// Codes of groups [first, first + count), from the decoded rows where groups are consecutive elements, else from the
+// lanes.
+HWY_INLINE void EncodeLanes(const GroupBlock& block, size_t first, size_t count, const simd::Scratch& scratch, VF S,
+                            VF z, VF qmax, const SolveTarget& target) {
+  const size_t elems = static_cast<size_t>(block.group_elems);
+  if (block.element_stride == 1) {
+    HWY_ALIGN float each_S[kLanes], each_z[kLanes];
+    hn::Store(S, kDF, each_S);
+    hn::Store(z, kDF, each_z);
+    for (size_t lane = 0; lane < count; ++lane) {
+      std::uint8_t* codes = target.codes + (first + lane) * static_cast<size_t>(target.group_stride);
+      EncodeRow(scratch.rows + lane * scratch.stride, elems, each_S[lane], each_z[lane], qmax, codes);
+    }
+    return;
+  }
+  const hn::Rebind<uint8_t, DF> d8;
+  for (size_t k = 0; k < elems; ++k) {
+    const auto bytes = CodesOf(hn::Load(kDF, scratch.ws + k * kLanes), z, qmax);
+    std::uint8_t* codes = target.codes + k * static_cast<size_t>(target.element_stride) + first;
+    if (count == kLanes) {
+      hn::StoreU(bytes, d8, codes);
+    } else {
+      HWY_ALIGN uint8_t tail[kLanes];
+      hn::StoreU(bytes, d8, tail);
+      for (size_t lane = 0; lane < count; ++lane) codes[lane] = tail[lane];
+    }
+  }
+}
+
+HWY_INLINE void StoreLanes(VF values, size_t count, float* out) {
+  if (count == kLanes) {
+    hn::StoreU(values, kDF, out);
+    return;
+  }
+  HWY_ALIGN float each[kLanes];
+  hn::Store(values, kDF, each);
+  for (size_t lane = 0; lane < count; ++lane) out[lane] = each[lane];
+}
+
+// Each lane after one rounding to the stored dtype.
+HWY_INLINE VF RoundLanes(VF values, DType stored) {
+  if (stored == DType::kF32) return values;
+  HWY_ALIGN float each[kLanes];
+  hn::Store(values, kDF, each);
+  for (float& value : each) value = round_to(stored, value);
+  return hn::Load(kDF, each);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace halfquad
+HWY_AFTER_NAMESPACE();
+#endif
+
+#endif
