@@ -164,9 +164,7 @@ class Decider {
     spec.apply_to(decision.spec);
     // The hqq library's default, which its loaders expect to see in the config.
     if (!spec.round_zero) decision.spec.round_zero = decision.spec.width == CodeWidth::k4;
-    std::optional<std::string> problem = tensor.elements() == 0
-                                             ? std::optional<std::string>("the tensor is empty")
-                                             : why_not(decision.spec, tensor.shape[0], tensor.shape[1]);
+    std::optional<std::string> problem = why_not(decision.spec, tensor.shape[0], tensor.shape[1]);
     if (!problem) return;
     decision.keep = KeepReason::kShape;
     decision.why = std::move(*problem);
