@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <filesystem>
 
+#include <boost/json/object.hpp>
+
 #include "io/file_system.h"
 #include "runtime/dtype.h"
 #include "runtime/progress.h"
@@ -24,5 +26,8 @@ void dequantize(FileSystem& fs, const HqqOutput& output, const std::filesystem::
 
 /// Source bytes dequantize() reads, for progress.
 [[nodiscard]] ProgressTotals dequantize_totals(const HqqOutput& output);
+
+/// The output's config.json for the plain model: no quantization_config, torch_dtype as dequantized.
+[[nodiscard]] boost::json::object dequantized_config(const HqqOutput& output, DType dtype);
 
 }  // namespace halfquad

@@ -133,6 +133,14 @@ std::uint64_t StoredTileReader::workspace_bytes(const StoredLayer& layer) {
          2 * Workspace::cost(sizes.scales * sizeof(float));
 }
 
+std::uint64_t StoredTileReader::layer_bytes(const HqqOutput& output, const StoredLayer& layer) {
+  const auto tensors = output.checkpoint().tensors();
+  const std::uint64_t scales = tensors[layer.scale].bytes + tensors[layer.zero].bytes;
+  // The one scale of a per-tensor layer is read with every tile.
+  const std::uint64_t readings = layer.spec.channel_wise ? 1 : static_cast<std::uint64_t>(layer.tiles.tile_count());
+  return tensors[layer.codes].bytes + scales * readings;
+}
+
 StoredTile StoredTileReader::load(const StoredLayer& layer, std::int64_t tile) {
   const TileSizes sizes = sizes_of(layer, tile);
   const auto tensors = output_.checkpoint().tensors();
@@ -155,6 +163,7 @@ StoredTile StoredTileReader::load(const StoredLayer& layer, std::int64_t tile) {
     return values;
   };
 
+  bytes_read_ += sizes.packed + 2 * sizes.raw_scale;
   StoredTile out;
   out.groups = static_cast<std::int64_t>(sizes.scales);
   out.group_elems = static_cast<std::int64_t>(sizes.elements / sizes.scales);

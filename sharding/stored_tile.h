@@ -75,17 +75,23 @@ class StoredTileReader {
   /// Bytes of workspace that tiles of `layer` need.
   [[nodiscard]] static std::uint64_t workspace_bytes(const StoredLayer& layer);
 
+  /// Bytes that loading all tiles of `layer` reads.
+  [[nodiscard]] static std::uint64_t layer_bytes(const HqqOutput& output, const StoredLayer& layer);
+
   /// `workspace` must hold workspace_bytes() of every layer that is loaded.
   StoredTileReader(const HqqOutput& output, const OpenCheckpoint& files, std::span<std::byte> workspace)
       : output_(output), files_(files), workspace_(workspace) {}
 
   /// What it returns points into the workspace and holds until the next call.
   [[nodiscard]] StoredTile load(const StoredLayer& layer, std::int64_t tile);
+  /// By all load() so far.
+  [[nodiscard]] std::uint64_t bytes_read() const noexcept { return bytes_read_; }
 
  private:
   const HqqOutput& output_;
   const OpenCheckpoint& files_;
   std::span<std::byte> workspace_;
+  std::uint64_t bytes_read_ = 0;
 };
 
 }  // namespace halfquad

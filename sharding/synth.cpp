@@ -42,12 +42,17 @@ constexpr float kNormDeviation = 0.1F;
 constexpr std::uint64_t kBlockBytes = 8 << 20;
 constexpr std::size_t kChunkBytes = 512 << 10;  // stays in the second-level cache between filling and writing
 
+std::string preset_list() {
+  std::string names;
+  for (const Preset& preset : kPresets) names.append(names.empty() ? "" : ", ").append(preset.name);
+  return names;
+}
+
 Preset preset_of(const SynthOptions& options) {
   const auto found =
       std::find_if(kPresets.begin(), kPresets.end(), [&](const Preset& p) { return p.name == options.preset; });
   HALFQUAD_REQUIRE(found != kPresets.end(), kUsage,
-                   fmt::format("unknown preset {}; known are {}", halfquad::quoted(options.preset),
-                               fmt::join(synth_presets(), ", ")));
+                   fmt::format("unknown preset {}; known are {}", halfquad::quoted(options.preset), preset_list()));
   HALFQUAD_REQUIRE(options.dtype == DType::kBF16 || options.dtype == DType::kF16 || options.dtype == DType::kF32,
                    kUsage, fmt::format("synthetic weights are BF16, F16 or F32, not {}", name_of(options.dtype)));
   HALFQUAD_REQUIRE(options.shard_bytes > 0, kUsage, "the largest weight file must have room for some bytes, not 0");
