@@ -1,0 +1,177 @@
+#include "io/output_directory.h"
+
+#include <algorithm>
+#include <string_view>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "runtime/check.h"
+#include "runtime/text.h"
+
+namespace halfquad {
+namespace {
+
+using Path = std::filesystem::path;
+
+std::string shown(const Path& path) { return halfquad::quoted(path.string()); }
+
+/// `out` without a trailing slash; refuses what cannot name a new directory.
+Path directory_name(const Path& out) {
+  Path name = out.has_filename() ? out : out.parent_path();
+  const Path last = name.filename();
+  HALFQUAD_REQUIRE(!last.empty() && last != "." && last != "..", kUsage,
+                   shown(out) + " does not name a directory that could be created; give the output a name of its own");
+  return name;
+}
+
+Path with_suffix(Path path, std::string_view suffix) {
+  path += suffix;
+  return path;
+}
+
+/// Whether `inner` is `outer` or lies below it; both canonical.
+bool is_within(const Path& inner, const Path& outer) {
+  return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
+}
+
+bool looks_like_model(const std::vector<std::string>& names) {
+  if (names.empty()) return true;
+  return std::any_of(names.begin(), names.end(), [](std::string_view name) {
+    return name == "config.json" || name == "halfquad_report.json" || name.ends_with(".safetensors");
+  });
+}
+
+}  // namespace
+
+OutputDirectory::OutputDirectory(FileSystem& fs, const Path& out, const Path& source, Overwrite overwrite)
+    : fs_(fs),
+      out_(directory_name(out)),
+      parent_(out_.has_parent_path() ? out_.parent_path() : Path(".")),
+      partial_(with_suffix(out_, ".partial")),
+      replaced_(with_suffix(out_, ".replaced")),
+      lock_path_(with_suffix(out_, ".partial.lock")) {
+  HALFQUAD_REQUIRE(
+      fs_.kind(parent_) == FileKind::kDirectory, kIo,
+      fmt::format("the directory {} that is to hold the output does not exist; create it first", shown(parent_)));
+  if (!source.empty()) refuse_overlap(source);
+  check_target(overwrite);
+  lock_ = fs_.try_lock(lock_path_);
+  HALFQUAD_REQUIRE(lock_ != nullptr, kUsage,
+                   fmt::format("another process is writing {}; wait for it or choose another name", shown(out_)));
+  try {
+    recover();
+    check_target(overwrite);  // again: only under the lock does it stay true
+    replace_ = fs_.kind(out_) == FileKind::kDirectory;
+    fs_.remove_all(partial_);
+    fs_.create_directory(partial_);
+  } catch (const Error&) {
+    unlock();
+    throw;
+  }
+}
+
+OutputDirectory::~OutputDirectory() = default;
+
+/// What will be replaced, discarded or filled must not be the source, hold it or lie in it.
+void OutputDirectory::refuse_overlap(const Path& source) const {
+  const Path from = fs_.canonical(source);
+  const Path parent = fs_.canonical(parent_);
+  for (const Path& ours : {out_, partial_, replaced_}) {
+    const bool exists = fs_.kind(ours) != FileKind::kMissing;
+    const Path target = exists ? fs_.canonical(ours) : parent / ours.filename();
+    HALFQUAD_REQUIRE(target != from, kUsage,
+                     fmt::format("the output {} is the source itself; choose another name", shown(ours)));
+    HALFQUAD_REQUIRE(
+        !is_within(from, target), kUsage,
+        fmt::format("the output {} contains the source {}; choose another place", shown(ours), shown(source)));
+    HALFQUAD_REQUIRE(
+        !is_within(target, from), kUsage,
+        fmt::format("the output {} lies inside the source {}; choose a place outside", shown(ours), shown(source)));
+  }
+}
+
+/// Refuses an OUT that must not be touched.
+void OutputDirectory::check_target(Overwrite overwrite) const {
+  const FileKind kind = fs_.kind(out_);
+  if (kind == FileKind::kMissing) {
+    const std::vector<std::string> siblings = fs_.list(parent_);
+    HALFQUAD_REQUIRE(!std::binary_search(siblings.begin(), siblings.end(), out_.filename().string()), kUsage,
+                     shown(out_) + " is a symbolic link to nothing; remove it or choose another name");
+    return;
+  }
+  HALFQUAD_REQUIRE(kind == FileKind::kDirectory, kUsage,
+                   shown(out_) + " exists and is not a directory; remove it or choose another name");
+  const Path real = fs_.canonical(out_);
+  HALFQUAD_REQUIRE(
+      real == fs_.canonical(parent_) / out_.filename(), kUsage,
+      fmt::format("{} is a symbolic link; give the directory it stands for, {}", shown(out_), shown(real)));
+  HALFQUAD_REQUIRE(overwrite == Overwrite::kYes, kUsage,
+                   shown(out_) + " exists; choose another name or pass --overwrite to replace it");
+  HALFQUAD_REQUIRE(looks_like_model(fs_.list(out_)), kUsage,
+                   fmt::format("{} holds other things than a model and will not be replaced; remove it yourself or "
+                               "choose another name",
+                               shown(out_)));
+}
+
+/// Ends what a run began that died in replace_old() between its two renames or after them.
+void OutputDirectory::recover() {
+  if (fs_.kind(replaced_) != FileKind::kDirectory) return;
+  if (fs_.kind(out_) == FileKind::kMissing) {
+    if (fs_.kind(partial_) != FileKind::kDirectory) return;  // not that state: the name belongs to somebody else
+    fs_.rename(replaced_, out_);
+    fs_.sync_directory(parent_);
+    return;
+  }
+  HALFQUAD_REQUIRE(
+      looks_like_model(fs_.list(replaced_)), kUsage,
+      fmt::format("{} is in the way and holds other things than a model; remove or rename it", shown(replaced_)));
+  fs_.remove_all(replaced_);
+}
+
+Path OutputDirectory::path_of(const std::string& name) const { return partial_ / name; }
+
+void OutputDirectory::discard() {
+  fs_.remove_all(partial_);
+  unlock();
+}
+
+void OutputDirectory::commit() {
+  fs_.sync_directory(partial_);
+  if (replace_) {
+    replace_old();
+  } else {
+    fs_.rename(partial_, out_);
+    fs_.sync_directory(parent_);
+  }
+  unlock();
+}
+
+void OutputDirectory::replace_old() {
+  if (fs_.exchange(partial_, out_)) {
+    fs_.sync_directory(parent_);
+    fs_.remove_all(partial_);  // the old one, which now bears this name
+    return;
+  }
+  fs_.rename(out_, replaced_);
+  try {
+    fs_.rename(partial_, out_);
+  } catch (const Error&) {
+    fs_.rename(replaced_, out_);
+    throw;
+  }
+  fs_.sync_directory(parent_);
+  fs_.remove_all(replaced_);
+}
+
+/// Removes the lock file while the lock is still held, so that nobody's newer one is removed.
+void OutputDirectory::unlock() {
+  try {
+    fs_.remove_all(lock_path_);
+  } catch (const Error&) {
+    // A lock file left behind is harmless: the next run takes it over.
+  }
+  lock_.reset();
+}
+
+}  // namespace halfquad

@@ -15,7 +15,9 @@ enum class Overwrite { kNo, kYes };
 class OutputDirectory {
  public:
   /// Refuses (kUsage) an existing OUT unless `overwrite`, an OUT equal to or inside `source` or around it, and
-  /// an OUT that another process is writing. Discards what an earlier, dead run left in OUT.partial.
+  /// an OUT that another process is writing. Even with `overwrite` only a directory that looks like a model's is
+  /// replaced. Discards what an earlier, dead run left in OUT.partial, and puts OUT back when that run died while
+  /// replacing it. An empty `source` stands for none.
   OutputDirectory(FileSystem& fs, const std::filesystem::path& out, const std::filesystem::path& source,
                   Overwrite overwrite);
   ~OutputDirectory();  ///< Leaves OUT.partial in place; removes nothing.
@@ -33,9 +35,18 @@ class OutputDirectory {
   void commit();
 
  private:
+  void refuse_overlap(const std::filesystem::path& source) const;
+  void check_target(Overwrite overwrite) const;
+  void recover();
+  void replace_old();
+  void unlock();
+
   FileSystem& fs_;
   std::filesystem::path out_;
+  std::filesystem::path parent_;
   std::filesystem::path partial_;
+  std::filesystem::path replaced_;  ///< Where the old OUT waits when names cannot be exchanged.
+  std::filesystem::path lock_path_;
   std::unique_ptr<FileLock> lock_;
   bool replace_ = false;
 };
