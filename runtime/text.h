@@ -11,6 +11,12 @@ namespace halfquad {
 /// after 200 bytes with "..." behind the closing quote: names from files reach terminals and logs only through this.
 [[nodiscard]] std::string quoted(std::string_view name);
 
+// A std::string's own namespace offers std::quoted, which would be the better match; the overloads for strings are as
+// good and win. The last keeps a literal from being ambiguous between them.
+[[nodiscard]] inline std::string quoted(const std::string& name) { return quoted(std::string_view(name)); }
+[[nodiscard]] inline std::string quoted(std::string& name) { return quoted(std::string_view(name)); }
+[[nodiscard]] inline std::string quoted(const char* name) { return quoted(std::string_view(name)); }
+
 /// `message` with control characters and invalid UTF-8 escaped as in quoted(), so that it stays one line.
 [[nodiscard]] std::string one_line(std::string_view message);
 

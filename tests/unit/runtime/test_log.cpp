@@ -1,0 +1,96 @@
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+#include "runtime/log.h"
+#include "tests/unit/runtime/expect_error.h"
+
+namespace halfquad {
+namespace {
+
+using testing::EndsWith;
+using testing::HasSubstr;
+using testing::MatchesRegex;
+using testing::Not;
+
+template <class Action>
+std::string stderr_of(Action&& action) {
+  testing::internal::CaptureStderr();
+  action();
+  return testing::internal::GetCapturedStderr();
+}
+
+TEST(Log, DropsMessagesBelowItsLevel) {
+  const std::string text = stderr_of([] {
+    Log log(LogLevel::kWarn);
+    log.debug("d-message");
+    log.info("i-message");
+    log.warn("w-message");
+    log.error("e-message");
+  });
+
+  EXPECT_THAT(text, Not(HasSubstr("d-message")));
+  EXPECT_THAT(text, Not(HasSubstr("i-message")));
+  EXPECT_THAT(text, HasSubstr("warn: w-message\n"));
+  EXPECT_THAT(text, HasSubstr("error: e-message\n"));
+}
+
+TEST(Log, LevelsTraceAndDebugShowEverything) {
+  for (const LogLevel level : {LogLevel::kTrace, LogLevel::kDebug}) {
+    EXPECT_THAT(stderr_of([&] { Log(level).debug("shown"); }), EndsWith("debug: shown\n"));
+  }
+}
+
+TEST(Log, OffSaysNothing) {
+  EXPECT_EQ(stderr_of([] { Log(LogLevel::kOff).error("unheard"); }), "");
+}
+
+TEST(Log, IsPlainAndDatedAwayFromATerminal) {
+  const std::string text = stderr_of([] { Log(LogLevel::kInfo).info("hello {} %v"); });
+
+  EXPECT_THAT(text, MatchesRegex("[0-9-]+ [0-9:]+ info: hello \\{\\} %v\n"));
+}
+
+TEST(Log, KeepsAMessageOnOneLine) {
+  const std::string text = stderr_of([] { Log(LogLevel::kInfo).info("one\ntwo\x1b[2J\xff"); });
+
+  EXPECT_THAT(text, EndsWith("info: one\\ntwo\\x1b[2J\\xff\n"));
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1);
+}
+
+TEST(Log, DoesNotMixLinesOfThreads) {
+  const std::string text = stderr_of([] {
+    Log log(LogLevel::kInfo);
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 4; ++i) {
+      threads.emplace_back([&] {
+        for (int line = 0; line < 50; ++line) log.info("abcdefghij");
+      });
+    }
+    for (auto& thread : threads) thread.join();
+  });
+
+  std::size_t whole = 0;
+  for (std::size_t at = 0; (at = text.find("info: abcdefghij\n", at)) != std::string::npos; ++at) ++whole;
+  EXPECT_EQ(whole, 200U);
+}
+
+TEST(LogLevelFromName, KnowsEveryLevel) {
+  EXPECT_EQ(log_level_from_name("trace"), LogLevel::kTrace);
+  EXPECT_EQ(log_level_from_name("debug"), LogLevel::kDebug);
+  EXPECT_EQ(log_level_from_name("info"), LogLevel::kInfo);
+  EXPECT_EQ(log_level_from_name("warn"), LogLevel::kWarn);
+  EXPECT_EQ(log_level_from_name("error"), LogLevel::kError);
+  EXPECT_EQ(log_level_from_name("off"), LogLevel::kOff);
+}
+
+TEST(LogLevelFromName, RefusesOthersWithTheChoice) {
+  const Error error = error_of([] { (void)log_level_from_name("loud\n"); });
+
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.what(), HasSubstr("\"loud\\n\""));
+  EXPECT_THAT(error.what(), HasSubstr("trace, debug, info, warn, error or off"));
+}
+
+}  // namespace
+}  // namespace halfquad
