@@ -15,6 +15,7 @@
 #include "runtime/checked.h"
 #include "runtime/text.h"
 #include "sharding/hqq_keys.h"
+#include "sharding/shape_text.h"
 
 namespace halfquad {
 namespace {
@@ -53,12 +54,6 @@ SplitName split_name(std::string_view name) {
   const std::size_t dot = name.rfind('.');
   if (dot == std::string_view::npos) return {};
   return {name.substr(0, dot), name.substr(dot + 1)};
-}
-
-std::string shape_text(std::span<const std::int64_t> shape) {
-  std::string text = "[";
-  for (const std::int64_t extent : shape) text.append(text.size() == 1 ? "" : ", ").append(std::to_string(extent));
-  return text + "]";
 }
 
 /// Reads tensors of a few bytes; every file is opened once.

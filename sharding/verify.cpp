@@ -1,0 +1,472 @@
+#include "sharding/verify.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "kernels/decode.h"
+#include "runtime/check.h"
+#include "runtime/parallel.h"
+#include "runtime/text.h"
+#include "sharding/shape_text.h"
+#include "sharding/stored_tile.h"
+#include "sharding/verify_report.h"
+
+namespace halfquad {
+namespace {
+
+constexpr std::uint64_t kPieceBytes = 8 << 20;
+constexpr double kErrorTolerance = 1e-5;  // relative; both sides add the same group sums exactly
+// Dequantized weights beyond this have squares that no fp32 sum holds.
+constexpr float kLargestWeight = 1e18F;
+
+/// What is wrong with a range of bytes: the first place, whoever finds it.
+class FirstPlace {
+ public:
+  void add(std::uint64_t offset) {
+    std::uint64_t seen = offset_;
+    while (offset < seen && !offset_.compare_exchange_weak(seen, offset)) {
+    }
+  }
+  [[nodiscard]] std::optional<std::uint64_t> offset() const {
+    return offset_ == kNone ? std::nullopt : std::optional(offset_.load());
+  }
+
+ private:
+  static constexpr std::uint64_t kNone = ~std::uint64_t{0};
+  std::atomic<std::uint64_t> offset_{kNone};
+};
+
+/// One tensor of the output while its bytes are checked.
+struct CheckedTensor {
+  const SourceTensor* tensor = nullptr;
+  BlockLayout blocks;
+  std::optional<BlockDigest> digest;       ///< When the report has a checksum to compare with.
+  std::string reported;                    ///< That checksum.
+  const SourceTensor* original = nullptr;  ///< When the bytes must equal the source's.
+  bool is_grid = false;                    ///< A scale or zero: must be finite.
+  FirstPlace difference;
+  FirstPlace nonfinite;
+
+  [[nodiscard]] bool to_read() const { return digest.has_value() || original != nullptr || is_grid; }
+};
+
+std::string name_in_quotes(const SourceTensor& tensor) { return halfquad::quoted(tensor.name); }
+
+class Verifier {
+ public:
+  Verifier(FileSystem& fs, const HqqOutput& output, const Checkpoint* source, const VerifyOptions& options,
+           ProgressCounters& progress)
+      : output_(output),
+        source_(source),
+        options_(options),
+        progress_(progress),
+        files_(fs, output.checkpoint(), options.read_mode) {
+    if (source != nullptr) source_files_.emplace(fs, *source, options.read_mode);
+    for (const SourceTensor& tensor : output.checkpoint().tensors()) {
+      CheckedTensor& checked = tensors_.emplace_back();
+      checked.tensor = &tensor;
+      checked.blocks = {tensor.bytes, tensor.bytes, tensor.bytes};  // one block: what a key of a few bytes has
+    }
+    for (const StoredLayer& layer : output.layers()) {
+      tensors_[layer.codes].blocks = layer.tiles.code_blocks();
+      for (const std::size_t grid : {layer.scale, layer.zero}) {
+        tensors_[grid].blocks = layer.tiles.scale_blocks(bytes_of(layer.stored));
+        tensors_[grid].is_grid = true;
+      }
+    }
+    for (const std::size_t plain : output.plain()) {
+      tensors_[plain].blocks = copy_blocks(output.checkpoint().tensors()[plain].bytes);
+    }
+  }
+
+  void use_report(const boost::json::object& report);
+  void compare_names_with_source();
+  void check_bytes(const StopFlag& stop);
+  void measure_layers(const StopFlag& stop);
+
+  VerifyResult result() && {
+    result_.bytes_read = bytes_read_;
+    return std::move(result_);
+  }
+
+ private:
+  /// A run of whole checksum blocks of one tensor.
+  struct Piece {
+    CheckedTensor* checked;
+    ByteRange range;
+  };
+  /// One layer while its error is measured.
+  struct MeasuredLayer {
+    const StoredLayer* layer;
+    const SourceTensor* original;
+    ErrorSums error;
+    std::int64_t zeroed = 0;
+    bool finite = true;  ///< No NaN or infinity in the grid, which would leave no error to speak of.
+    bool too_large = false;
+  };
+  struct MeasuredTile {
+    MeasuredLayer* measured;
+    std::int64_t tile;
+  };
+
+  template <class... Args>
+  void problem(fmt::format_string<Args...> text, Args&&... args) {
+    result_.problems.push_back(fmt::format(text, std::forward<Args>(args)...));
+  }
+
+  void use_reported_checksums();
+  void compare_layer_with_report(const StoredLayer& layer);
+  void compare_source_files();
+  const SourceTensor* original_of(const StoredLayer& layer);
+  std::vector<Piece> pieces();
+  void check_piece(const Piece& piece, std::span<std::byte> buffer);
+  void conclude(const CheckedTensor& checked);
+  std::uint64_t tile_workspace(const MeasuredLayer& measured) const;
+  void measure_tile(const MeasuredTile& item, Solver& solver, std::span<std::byte> buffer);
+  void conclude(const MeasuredLayer& measured);
+  void count(std::uint64_t bytes) {
+    bytes_read_ += bytes;
+    progress_.bytes_read += bytes;
+  }
+
+  const HqqOutput& output_;
+  const Checkpoint* source_;
+  const VerifyOptions& options_;
+  ProgressCounters& progress_;
+  OpenCheckpoint files_;
+  std::optional<OpenCheckpoint> source_files_;
+  std::optional<RunReport> report_;
+  std::deque<CheckedTensor> tensors_;  // a deque: neither movable nor in need of it
+  std::deque<MeasuredLayer> measured_;
+  std::mutex mutex_;
+  std::atomic<std::uint64_t> bytes_read_{0};
+  VerifyResult result_;
+};
+
+// ---- the report
+
+void Verifier::use_report(const boost::json::object& report) {
+  try {
+    report_ = parse_run_report(report);
+  } catch (const Error& error) {
+    problem("{}", error.what());
+    return;
+  }
+  use_reported_checksums();
+  for (const StoredLayer& layer : output_.layers()) compare_layer_with_report(layer);
+  if (source_ != nullptr) compare_source_files();
+}
+
+void Verifier::use_reported_checksums() {
+  for (CheckedTensor& checked : tensors_) {
+    const auto found = report_->tensors.find(checked.tensor->name);
+    if (found == report_->tensors.end()) {
+      problem("tensor {} is not in halfquad_report.json: it was added later", name_in_quotes(*checked.tensor));
+      continue;
+    }
+    const RunReport::Tensor& reported = found->second;
+    if (reported.run_bytes != checked.blocks.run_bytes || reported.block_bytes != checked.blocks.block_bytes) {
+      problem("tensor {}: the report's checksum blocks (runs of {}, blocks of {} bytes) are not those of this shape",
+              name_in_quotes(*checked.tensor), reported.run_bytes, reported.block_bytes);
+      continue;
+    }
+    checked.digest.emplace(checked.blocks);
+    checked.reported = reported.xxh3;
+  }
+  for (const auto& [name, unused] : report_->tensors) {
+    if (output_.checkpoint().find(name) == nullptr) {
+      problem("tensor {} of halfquad_report.json is missing from the output", halfquad::quoted(name));
+    }
+  }
+}
+
+void Verifier::compare_layer_with_report(const StoredLayer& layer) {
+  const auto found = report_->layers.find(layer.module);
+  if (found == report_->layers.end()) {
+    problem("layer {} is not among the layers of halfquad_report.json", halfquad::quoted(layer.module));
+    return;
+  }
+  const RunReport::Layer& reported = found->second;
+  const bool same = reported.rows == layer.rows && reported.cols == layer.cols &&
+                    reported.bits == name_of(layer.spec.width) && reported.axis == layer.spec.axis &&
+                    reported.group_size == layer.tiles.grouped().group_elems;
+  if (!same) {
+    problem("layer {} is stored with {} bits, group size {}, axis {}, shape {}, not as halfquad_report.json says",
+            halfquad::quoted(layer.module), name_of(layer.spec.width), layer.tiles.grouped().group_elems,
+            layer.spec.axis, shape_text(std::array{layer.rows, layer.cols}));
+  }
+}
+
+void Verifier::compare_source_files() {
+  const auto same_file = [](const RunReport::File& reported, const SourceFile& file) {
+    return reported.name == file.name && reported.bytes == file.bytes &&
+           reported.header_xxh3 == fmt::format("{:016x}", file.header_digest);
+  };
+  for (const RunReport::File& reported : report_->source_files) {
+    const auto files = source_->files();
+    if (std::none_of(files.begin(), files.end(), [&](const SourceFile& file) { return same_file(reported, file); })) {
+      problem("the output was made from another source: no file of {} is {} with {} bytes and header checksum {}",
+              halfquad::quoted(source_->directory().string()), halfquad::quoted(reported.name), reported.bytes,
+              halfquad::quoted(reported.header_xxh3));
+    }
+  }
+}
+
+// ---- names
+
+void Verifier::compare_names_with_source() {
+  for (const std::size_t index : output_.plain()) {
+    CheckedTensor& checked = tensors_[index];
+    const SourceTensor* original = source_->find(checked.tensor->name);
+    if (original == nullptr) {
+      problem("tensor {} of the output is not in the source", name_in_quotes(*checked.tensor));
+    } else if (original->dtype != checked.tensor->dtype || original->shape != checked.tensor->shape) {
+      problem("tensor {} is {} of shape {} but {} of shape {} in the source", name_in_quotes(*checked.tensor),
+              name_of(checked.tensor->dtype), shape_text(checked.tensor->shape), name_of(original->dtype),
+              shape_text(original->shape));
+    } else {
+      checked.original = original;
+    }
+  }
+  std::vector<bool> used(source_->tensors().size());
+  for (const StoredLayer& layer : output_.layers()) {
+    if (const SourceTensor* original = original_of(layer)) {
+      measured_.push_back({.layer = &layer, .original = original, .error = {}});
+    }
+    const SourceTensor* named = source_->find(layer.module + ".weight");
+    if (named != nullptr) used[static_cast<std::size_t>(named - source_->tensors().data())] = true;
+  }
+  for (std::size_t i = 0; i < used.size(); ++i) {
+    const SourceTensor& tensor = source_->tensors()[i];
+    if (!used[i] && output_.checkpoint().find(tensor.name) == nullptr) {
+      problem("tensor {} of the source is missing from the output", name_in_quotes(tensor));
+    }
+  }
+}
+
+const SourceTensor* Verifier::original_of(const StoredLayer& layer) {
+  const std::string name = layer.module + ".weight";
+  const SourceTensor* original = source_->find(name);
+  if (original == nullptr) {
+    problem("layer {}: the source has no tensor {}", halfquad::quoted(layer.module), halfquad::quoted(name));
+    return nullptr;
+  }
+  const std::array shape{layer.rows, layer.cols};
+  if (!std::equal(shape.begin(), shape.end(), original->shape.begin(), original->shape.end()) ||
+      !is_float_source(original->dtype)) {
+    problem("layer {} has shape {} but tensor {} of the source is {} of shape {}", halfquad::quoted(layer.module),
+            shape_text(shape), halfquad::quoted(name), name_of(original->dtype), shape_text(original->shape));
+    return nullptr;
+  }
+  return original;
+}
+
+// ---- bytes
+
+std::vector<Verifier::Piece> Verifier::pieces() {
+  std::vector<Piece> pieces;
+  for (CheckedTensor& checked : tensors_) {
+    const std::uint64_t total = checked.tensor->bytes;
+    if (!checked.to_read()) {
+      progress_.source_bytes_done += total;
+      continue;
+    }
+    for (std::uint64_t at = 0; at < total;) {
+      std::uint64_t end = at + checked.blocks.block_length(at);
+      while (end < total && end + checked.blocks.block_length(end) - at <= kPieceBytes) {
+        end += checked.blocks.block_length(end);
+      }
+      pieces.push_back({&checked, {at, end - at}});
+      at = end;
+    }
+  }
+  return pieces;
+}
+
+void Verifier::check_bytes(const StopFlag& stop) {
+  const std::vector<Piece> work = pieces();
+  std::uint64_t largest = 0;
+  for (const Piece& piece : work) largest = std::max(largest, piece.range.bytes);
+  const WorkerBuffers buffers(options_.threads, OpenCheckpoint::kScratchBytes + 2 * Workspace::cost(largest),
+                              options_.memory_bytes);
+  parallel_for(buffers.workers(), static_cast<std::int64_t>(work.size()), stop, [&](int worker, std::int64_t index) {
+    check_piece(work[static_cast<std::size_t>(index)], buffers.of(worker));
+  });
+  for (const CheckedTensor& checked : tensors_) conclude(checked);
+}
+
+void Verifier::check_piece(const Piece& piece, std::span<std::byte> buffer) {
+  CheckedTensor& checked = *piece.checked;
+  const ByteRange& range = piece.range;
+  Workspace workspace(buffer);
+  const auto scratch = workspace.take(OpenCheckpoint::kScratchBytes);
+  const auto data = workspace.take(range.bytes);
+  files_.gather(*checked.tensor, {&range, 1}, scratch, data.data());
+  count(range.bytes);
+  if (checked.digest) checked.digest->add(range.offset, data);
+  if (checked.is_grid) {
+    const std::int64_t element_bytes = bytes_of(checked.tensor->dtype);
+    const auto found =
+        find_nonfinite(data.data(), checked.tensor->dtype, static_cast<std::int64_t>(range.bytes) / element_bytes);
+    if (found)
+      checked.nonfinite.add(range.offset / static_cast<std::uint64_t>(element_bytes) +
+                            static_cast<std::uint64_t>(*found));
+  }
+  if (checked.original != nullptr) {
+    const auto wanted = workspace.take(range.bytes);
+    source_files_->gather(*checked.original, {&range, 1}, scratch, wanted.data());
+    count(range.bytes);
+    progress_.source_bytes_done += range.bytes;
+    if (std::memcmp(data.data(), wanted.data(), data.size()) != 0) {
+      const auto differs = std::mismatch(data.begin(), data.end(), wanted.begin()).first;
+      checked.difference.add(range.offset + static_cast<std::uint64_t>(differs - data.begin()));
+    }
+  }
+  progress_.source_bytes_done += range.bytes;
+}
+
+void Verifier::conclude(const CheckedTensor& checked) {
+  if (checked.digest) {
+    const std::string found = checked.digest->hex();
+    ++result_.checksums_compared;
+    if (found != checked.reported) {
+      problem("tensor {} has checksum {}, the report says {}: its bytes changed after they were written",
+              name_in_quotes(*checked.tensor), found, halfquad::quoted(checked.reported));
+    }
+  }
+  if (const auto index = checked.nonfinite.offset()) {
+    problem("tensor {} holds a NaN or an infinity at element {}", name_in_quotes(*checked.tensor), *index);
+  }
+  if (const auto offset = checked.difference.offset()) {
+    problem("tensor {} was to be kept unchanged but differs from the source, first at byte {}",
+            name_in_quotes(*checked.tensor), *offset);
+  }
+  ++progress_.tensors_done;
+}
+
+// ---- errors
+
+std::uint64_t Verifier::tile_workspace(const MeasuredLayer& measured) const {
+  std::uint64_t weights = 0;
+  for (const ByteRange& range : measured.layer->tiles.source_ranges(0, bytes_of(measured.original->dtype))) {
+    weights += range.bytes;
+  }
+  return Workspace::cost(StoredTileReader::workspace_bytes(*measured.layer)) + OpenCheckpoint::kScratchBytes +
+         Workspace::cost(weights);
+}
+
+void Verifier::measure_layers(const StopFlag& stop) {
+  std::vector<MeasuredTile> work;
+  std::uint64_t largest = 0;
+  for (MeasuredLayer& measured : measured_) {
+    measured.finite =
+        !tensors_[measured.layer->scale].nonfinite.offset() && !tensors_[measured.layer->zero].nonfinite.offset();
+    if (!measured.finite) continue;
+    largest = std::max(largest, tile_workspace(measured));
+    for (std::int64_t tile = 0; tile < measured.layer->tiles.tile_count(); ++tile) work.push_back({&measured, tile});
+  }
+  if (work.empty()) return;
+  const WorkerBuffers buffers(options_.threads, largest, options_.memory_bytes);
+  std::vector<std::unique_ptr<Solver>> solvers;
+  for (int i = 0; i < buffers.workers(); ++i) {
+    solvers.push_back(options_.make_solver ? options_.make_solver() : make_reference_solver());
+  }
+  parallel_for(buffers.workers(), static_cast<std::int64_t>(work.size()), stop, [&](int worker, std::int64_t index) {
+    measure_tile(work[static_cast<std::size_t>(index)], *solvers[static_cast<std::size_t>(worker)], buffers.of(worker));
+  });
+  for (const MeasuredLayer& measured : measured_) conclude(measured);
+}
+
+void Verifier::measure_tile(const MeasuredTile& item, Solver& solver, std::span<std::byte> buffer) {
+  const StoredLayer& layer = *item.measured->layer;
+  const SourceTensor& original = *item.measured->original;
+  Workspace workspace(buffer);
+  StoredTileReader reader(output_, files_, workspace.take(StoredTileReader::workspace_bytes(layer)));
+  const StoredTile tile = reader.load(layer, item.tile);
+  const auto scratch = workspace.take(OpenCheckpoint::kScratchBytes);
+  const auto weights = workspace.take(static_cast<std::uint64_t>(tile.elements() * bytes_of(original.dtype)));
+  source_files_->gather(original, layer.tiles.source_ranges(item.tile, bytes_of(original.dtype)), scratch,
+                        weights.data());
+  count(reader.bytes_read() + weights.size());
+  progress_.source_bytes_done += weights.size();
+
+  bool too_large = false;
+  const auto largest_code = static_cast<float>(qmax(layer.spec.width));
+  for (std::int64_t g = 0; g < tile.groups; ++g) {
+    if (!((largest_code + std::abs(tile.zero[g])) * std::abs(tile.scale[g]) < kLargestWeight)) too_large = true;
+  }
+  ErrorSums error;
+  const std::int64_t zeroed = zero_nonfinite(weights.data(), original.dtype, tile.elements());
+  if (!too_large) {
+    const GroupBlock block{.data = weights.data(),
+                           .dtype = original.dtype,
+                           .groups = tile.groups,
+                           .group_elems = tile.group_elems,
+                           .group_stride = tile.group_stride,
+                           .element_stride = tile.element_stride};
+    solver.measure(block, tile.codes, tile.scale, tile.zero, error);
+  }
+  progress_.weights_done += static_cast<std::uint64_t>(tile.elements());
+
+  const std::lock_guard lock(mutex_);
+  item.measured->error.add(error);
+  item.measured->zeroed += zeroed;
+  item.measured->too_large |= too_large;
+}
+
+bool agrees(double found, double reported) {
+  return std::abs(found - reported) <= kErrorTolerance * std::max(std::abs(found), std::abs(reported));
+}
+
+void Verifier::conclude(const MeasuredLayer& measured) {
+  const StoredLayer& layer = *measured.layer;
+  const std::string name = halfquad::quoted(layer.module);
+  if (!measured.finite) return;  // named already
+  if (measured.too_large) {
+    problem("layer {}: its scales and zeros make weights beyond {}", name, static_cast<double>(kLargestWeight));
+    return;
+  }
+  const std::int64_t weights = layer.rows * layer.cols;
+  result_.layers.push_back({.module = layer.module, .error = measured.error, .weights = weights});
+  const double mean_abs = measured.error.abs.value() / static_cast<double>(weights);
+  const double square = measured.error.square.value();
+  const double signal = measured.error.weight2.value();
+  if (!report_) return;
+  const auto found = report_->layers.find(layer.module);
+  if (found == report_->layers.end()) return;  // named already
+  const RunReport::Layer& reported = found->second;
+  if (!agrees(mean_abs, reported.mean_abs_error)) {
+    problem("layer {}: the mean absolute error against this source is {:.9g}, the report says {:.9g}", name, mean_abs,
+            reported.mean_abs_error);
+  }
+  if (reported.relative_error && signal > 0 && !agrees(std::sqrt(square / signal), *reported.relative_error)) {
+    problem("layer {}: the relative error against this source is {:.9g}, the report says {:.9g}", name,
+            std::sqrt(square / signal), *reported.relative_error);
+  }
+  if (measured.zeroed != reported.zeroed) {
+    problem("layer {}: this source holds {} NaN or infinite weights, the report says that {} were set to zero", name,
+            measured.zeroed, reported.zeroed);
+  }
+}
+
+}  // namespace
+
+VerifyResult verify_output(FileSystem& fs, const HqqOutput& output, const std::optional<boost::json::object>& report,
+                           const Checkpoint* source, const VerifyOptions& options, ProgressCounters& progress,
+                           const StopFlag& stop) {
+  Verifier verifier(fs, output, source, options, progress);
+  if (report) verifier.use_report(*report);
+  if (source != nullptr) verifier.compare_names_with_source();
+  verifier.check_bytes(stop);
+  if (source != nullptr) verifier.measure_layers(stop);
+  return std::move(verifier).result();
+}
+
+}  // namespace halfquad

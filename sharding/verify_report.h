@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <boost/json/object.hpp>
+
+namespace halfquad {
+
+/// What verification needs from halfquad_report.json (io/FORMAT.md, "halfquad_report.json, version 1").
+struct RunReport {
+  struct File {
+    std::string name;
+    std::uint64_t bytes = 0;
+    std::string header_xxh3;
+  };
+  struct Layer {
+    std::int64_t rows = 0, cols = 0;
+    std::string bits;
+    std::int64_t group_size = 0;
+    std::int64_t axis = 0;
+    double mean_abs_error = 0;
+    std::optional<double> relative_error;
+    std::int64_t zeroed = 0;
+  };
+  struct Tensor {
+    std::string xxh3;
+    std::uint64_t run_bytes = 0, block_bytes = 0;
+  };
+
+  std::vector<File> source_files;
+  std::map<std::string, Layer, std::less<>> layers;  ///< By module.
+  std::map<std::string, Tensor, std::less<>> tensors;
+};
+
+/// Throws kBadInput naming the place of what is missing or of the wrong type.
+[[nodiscard]] RunReport parse_run_report(const boost::json::object& report);
+
+}  // namespace halfquad
