@@ -28,7 +28,7 @@ constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{64} << 20;
 constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{512} << 20;
 constexpr std::uint64_t kMaxSideFileBytes = std::uint64_t{256} << 20;
 
-std::string shown(const Path& path) { return halfquad::quoted(path.string()); }
+std::string shown(const Path& path) { return quoted(path.string()); }
 
 bool is_hidden(std::string_view name) { return name.starts_with('.'); }
 
@@ -125,7 +125,7 @@ void Checkpoint::open_directory(FileSystem& fs) {
     for (const std::string& file : needed) {
       HALFQUAD_REQUIRE(contains(names, file), kBadInput,
                        fmt::format("{} names the file {}, which is missing; download or copy the model again",
-                                   shown(path), halfquad::quoted(file)));
+                                   shown(path), quoted(file)));
       add_file(fs, file);
     }
     finish();
@@ -161,12 +161,12 @@ void Checkpoint::finish() {
     const auto [before, is_new] = by_name_.emplace(tensors_[i].name, i);
     if (is_new) continue;
     const auto file_of = [&](std::size_t tensor) {
-      return halfquad::quoted(files_[static_cast<std::size_t>(tensors_[tensor].file)].name);
+      return quoted(files_[static_cast<std::size_t>(tensors_[tensor].file)].name);
     };
     throw Error(
         ErrorCode::kBadInput,
         fmt::format("{}: tensor {} is in two files, {} and {}; remove the files that do not belong to the model",
-                    shown(directory_), halfquad::quoted(tensors_[i].name), file_of(before->second), file_of(i)));
+                    shown(directory_), quoted(tensors_[i].name), file_of(before->second), file_of(i)));
   }
 }
 
@@ -177,14 +177,14 @@ void Checkpoint::check_against_index(const std::map<std::string, std::string>& w
     HALFQUAD_REQUIRE(tensor != nullptr && files_[static_cast<std::size_t>(tensor->file)].name == file, kBadInput,
                      fmt::format("{} places tensor {} in {}, which does not hold it; the index and the files are of "
                                  "different versions, download them again",
-                                 index, halfquad::quoted(name), halfquad::quoted(file)));
+                                 index, quoted(name), quoted(file)));
   }
   for (const SourceTensor& tensor : tensors_) {
-    HALFQUAD_REQUIRE(weight_map.contains(tensor.name), kBadInput,
-                     fmt::format("{} leaves out tensor {} of {}; the index and the files are of different versions, "
-                                 "download them again",
-                                 index, halfquad::quoted(tensor.name),
-                                 halfquad::quoted(files_[static_cast<std::size_t>(tensor.file)].name)));
+    HALFQUAD_REQUIRE(
+        weight_map.contains(tensor.name), kBadInput,
+        fmt::format("{} leaves out tensor {} of {}; the index and the files are of different versions, "
+                    "download them again",
+                    index, quoted(tensor.name), quoted(files_[static_cast<std::size_t>(tensor.file)].name)));
   }
 }
 

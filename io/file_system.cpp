@@ -12,7 +12,7 @@ std::string read_text(FileSystem& fs, const FileSystem::Path& path, std::uint64_
   const std::unique_ptr<ReadFile> file = fs.open_read(path, ReadMode::kBuffered);
   const std::uint64_t size = file->size();
   HALFQUAD_REQUIRE(size <= limit_bytes, kBadInput,
-                   fmt::format("{} is {} long, more than the {} such a file may have", halfquad::quoted(path.string()),
+                   fmt::format("{} is {} long, more than the {} such a file may have", quoted(path.string()),
                                human_bytes(size), human_bytes(limit_bytes)));
   const AlignedScratch scratch(static_cast<std::size_t>(size));
   const std::span<std::byte> text = file->read(0, static_cast<std::size_t>(size), scratch.bytes());

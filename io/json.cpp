@@ -51,9 +51,9 @@ class StrictHandler {
   bool on_key(json::string_view part, std::size_t, json::error_code& error) {
     key_.append(part.data(), part.size());
     if (key_.find('\0') != std::string::npos) {
-      problem = fmt::format("NUL in the key {}", halfquad::quoted(key_));
+      problem = fmt::format("NUL in the key {}", quoted(key_));
     } else if (!keys_.back().insert(key_).second) {
-      problem = fmt::format("duplicate key {}", halfquad::quoted(key_));
+      problem = fmt::format("duplicate key {}", quoted(key_));
     }
     key_.clear();
     if (problem.empty()) return true;

@@ -14,7 +14,7 @@ namespace {
 
 using Path = std::filesystem::path;
 
-std::string shown(const Path& path) { return halfquad::quoted(path.string()); }
+std::string shown(const Path& path) { return quoted(path.string()); }
 
 /// `out` without a trailing slash; refuses what cannot name a new directory.
 Path directory_name(const Path& out) {

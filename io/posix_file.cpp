@@ -33,7 +33,7 @@ FileDescriptor open_or_throw(const std::filesystem::path& path, int flags, std::
   do {
     fd = ::open(path.c_str(), flags | O_CLOEXEC, kMode);
   } while (fd < 0 && errno == EINTR);
-  if (fd < 0) throw_io(fmt::format("cannot {} {}", action, halfquad::quoted(path.string())), errno);
+  if (fd < 0) throw_io(fmt::format("cannot {} {}", action, quoted(path.string())), errno);
   return FileDescriptor(fd);
 }
 

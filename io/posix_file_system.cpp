@@ -26,7 +26,7 @@ namespace {
 using posix::FileDescriptor;
 using posix::throw_io;
 
-std::string named(const FileSystem::Path& path) { return halfquad::quoted(path.string()); }
+std::string named(const FileSystem::Path& path) { return quoted(path.string()); }
 
 class PosixFileLock final : public FileLock {
  public:

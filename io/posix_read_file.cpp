@@ -50,7 +50,7 @@ bool set_direct(int fd, bool on) {
 class PosixReadFile final : public ReadFile {
  public:
   PosixReadFile(const std::filesystem::path& path, ReadMode mode)
-      : name_(halfquad::quoted(path.string())), fd_(open_or_throw(path, O_RDONLY, "open")) {
+      : name_(quoted(path.string())), fd_(open_or_throw(path, O_RDONLY, "open")) {
     struct stat status {};
     if (::fstat(fd_.get(), &status) != 0) throw_io("cannot look at " + name_, errno);
     HALFQUAD_REQUIRE(S_ISREG(status.st_mode), kIo, name_ + " is not a regular file");

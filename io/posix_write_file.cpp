@@ -14,7 +14,7 @@ namespace {
 class PosixWriteFile final : public WriteFile {
  public:
   explicit PosixWriteFile(const std::filesystem::path& path)
-      : name_(halfquad::quoted(path.string())), fd_(open_or_throw(path, O_WRONLY | O_CREAT | O_TRUNC, "create")) {}
+      : name_(quoted(path.string())), fd_(open_or_throw(path, O_WRONLY | O_CREAT | O_TRUNC, "create")) {}
 
   void allocate(std::uint64_t size) override {
     const std::string what = fmt::format("cannot reserve {} ({} bytes) for {}", human_bytes(size), size, name_);

@@ -57,8 +57,7 @@ class EntryReader {
   }
 
   [[noreturn]] void refuse(const std::string& reason) const {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: tensor {} {}", halfquad::quoted(file_), halfquad::quoted(name_), reason));
+    throw Error(ErrorCode::kBadInput, fmt::format("{}: tensor {} {}", quoted(file_), quoted(name_), reason));
   }
 
  private:
@@ -79,7 +78,7 @@ class EntryReader {
     if (text == nullptr) refuse("has a \"dtype\" that is not a string");
     const std::string_view name(text->data(), text->size());
     const std::optional<DType> dtype = dtype_from_name(name);
-    if (!dtype) refuse(fmt::format("has the unknown dtype {}", halfquad::quoted(name)));
+    if (!dtype) refuse(fmt::format("has the unknown dtype {}", quoted(name)));
     return *dtype;
   }
 
@@ -132,13 +131,13 @@ class EntryReader {
 std::map<std::string, std::string> read_metadata(const json::value& value, std::string_view file) {
   const json::object* fields = value.if_object();
   HALFQUAD_REQUIRE(fields != nullptr, kBadInput,
-                   fmt::format("{}: {} in the header is not a JSON object", halfquad::quoted(file), kMetadataKey));
+                   fmt::format("{}: {} in the header is not a JSON object", quoted(file), kMetadataKey));
   std::map<std::string, std::string> metadata;
   for (const auto& [key, text] : *fields) {
     const std::string_view name(key.data(), key.size());
-    HALFQUAD_REQUIRE(text.is_string(), kBadInput,
-                     fmt::format("{}: {} has a value for {} that is not a string", halfquad::quoted(file), kMetadataKey,
-                                 halfquad::quoted(name)));
+    HALFQUAD_REQUIRE(
+        text.is_string(), kBadInput,
+        fmt::format("{}: {} has a value for {} that is not a string", quoted(file), kMetadataKey, quoted(name)));
     metadata.emplace(name, std::string_view(text.get_string()));
   }
   return metadata;
@@ -158,7 +157,7 @@ void check_coverage(std::span<const TensorEntry> tensors, std::uint64_t data_byt
     }
     if (tensor.begin < expected) {
       reader.refuse(fmt::format("begins at byte {} of the data and overlaps tensor {}, which ends at {}: {}",
-                                tensor.begin, halfquad::quoted(before->name), expected, kDamaged));
+                                tensor.begin, quoted(before->name), expected, kDamaged));
     }
     if (tensor.begin > expected) {
       reader.refuse(fmt::format("begins at byte {} of the data and leaves a hole of {} bytes before it: {}",
@@ -169,7 +168,7 @@ void check_coverage(std::span<const TensorEntry> tensors, std::uint64_t data_byt
   }
   HALFQUAD_REQUIRE(expected == data_bytes, kBadInput,
                    fmt::format("{}: {} bytes follow the last tensor, which ends at byte {} of the data: {}",
-                               halfquad::quoted(file), data_bytes - expected, expected, kDamaged));
+                               quoted(file), data_bytes - expected, expected, kDamaged));
 }
 
 std::string json_text(std::string_view text) { return json::serialize(json::string_view(text.data(), text.size())); }
@@ -188,7 +187,7 @@ std::optional<std::int64_t> element_count(std::span<const std::int64_t> shape) {
 }
 
 SafetensorsHeader parse_safetensors_header(std::string_view json, std::uint64_t data_bytes, std::string_view file) {
-  const std::string shown = halfquad::quoted(file);
+  const std::string shown = quoted(file);
   HALFQUAD_REQUIRE(!json.empty(), kBadInput, shown + ": the header is empty; this is no safetensors file");
   HALFQUAD_REQUIRE(json.front() == '{', kBadInput,
                    fmt::format("{}: the header begins with byte 0x{:02x} instead of '{{'; this is no safetensors file",
@@ -215,7 +214,7 @@ SafetensorsHeader parse_safetensors_header(std::string_view json, std::uint64_t 
 }
 
 std::string read_safetensors_header_json(ReadFile& file, std::string_view name) {
-  const std::string shown = halfquad::quoted(name);
+  const std::string shown = quoted(name);
   const std::uint64_t size = file.size();
   HALFQUAD_REQUIRE(
       size >= kLengthBytes, kBadInput,
@@ -262,9 +261,8 @@ std::string serialize_safetensors_header(std::span<const TensorEntry> tensors,
   }
   std::uint64_t expected = 0;
   for (const TensorEntry& tensor : tensors) {
-    HALFQUAD_REQUIRE(
-        tensor.begin == expected && tensor.end >= tensor.begin, kInternal,
-        fmt::format("output tensor {} is not where the one before it ends", halfquad::quoted(tensor.name)));
+    HALFQUAD_REQUIRE(tensor.begin == expected && tensor.end >= tensor.begin, kInternal,
+                     fmt::format("output tensor {} is not where the one before it ends", quoted(tensor.name)));
     expected = tensor.end;
     out +=
         fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", comma, json_text(tensor.name),

@@ -32,12 +32,12 @@ std::map<std::string, std::string> parse_safetensors_index(std::string_view text
   for (const auto& [key, value] : map->get_object()) {
     const std::string_view tensor(key.data(), key.size());
     HALFQUAD_REQUIRE(value.is_string(), kBadInput,
-                     fmt::format("{}: the file of tensor {} is not a string", what, halfquad::quoted(tensor)));
+                     fmt::format("{}: the file of tensor {} is not a string", what, quoted(tensor)));
     const std::string_view file(value.get_string());
     HALFQUAD_REQUIRE(is_plain_file_name(file), kBadInput,
                      fmt::format("{}: tensor {} is said to be in {}, which is not the name of a file in the model's "
                                  "own directory",
-                                 what, halfquad::quoted(tensor), halfquad::quoted(file)));
+                                 what, quoted(tensor), quoted(file)));
     files.emplace(tensor, file);
   }
   return files;

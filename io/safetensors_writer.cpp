@@ -26,7 +26,7 @@ void SafetensorsWriter::write(std::size_t tensor, std::uint64_t offset, std::spa
   const TensorEntry& entry = tensors_[tensor];
   HALFQUAD_REQUIRE(offset <= entry.bytes() && data.size() <= entry.bytes() - offset, kInternal,
                    fmt::format("{} bytes at offset {} do not fit into the {} of output tensor {}", data.size(), offset,
-                               entry.bytes(), halfquad::quoted(entry.name)));
+                               entry.bytes(), quoted(entry.name)));
   const std::uint64_t at = data_start_ + entry.begin + offset;
   file_->write(at, data);
   file_->start_writeback(at, data.size());
