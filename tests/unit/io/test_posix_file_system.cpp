@@ -50,8 +50,9 @@ TEST_F(PosixFileSystem, EveryModeReadsTheSameBytesAtOddOffsets) {
   for (const ReadMode mode : {ReadMode::kAuto, ReadMode::kBuffered, ReadMode::kDirect}) {
     const auto file = fs_->open_read(at("f"), mode);
     ASSERT_EQ(file->size(), bytes.size());
-    for (const std::size_t offset : {0, 1, 511, 4095, 4096, 4097, 8191, 12287, 12288, 13000, 13521}) {
-      for (const std::size_t length : {0, 1, 7, 4096, 4097, 9000}) {
+    for (const std::size_t offset :
+         std::vector<std::size_t>{0, 1, 511, 4095, 4096, 4097, 8191, 12287, 12288, 13000, 13521}) {
+      for (const std::size_t length : std::vector<std::size_t>{0, 1, 7, 4096, 4097, 9000}) {
         if (offset + length > bytes.size()) continue;
         ASSERT_EQ(read_range(*file, offset, length), bytes.substr(offset, length)) << offset << "+" << length;
       }
