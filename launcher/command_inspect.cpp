@@ -1,0 +1,147 @@
+#include <map>
+#include <memory>
+#include <ostream>
+
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <fmt/format.h>
+
+#include "io/json.h"
+#include "io/safetensors_header.h"
+#include "launcher/commands.h"
+#include "launcher/inventory.h"
+#include "launcher/options.h"
+#include "launcher/summary.h"
+#include "launcher/table.h"
+#include "runtime/error.h"
+#include "runtime/text.h"
+#include "sharding/hqq_output.h"
+
+namespace halfquad {
+namespace {
+
+namespace json = boost::json;
+
+constexpr char kFooter[] =
+    "\nExamples:\n"
+    "  halfquad inspect ./model\n"
+    "  halfquad inspect ./model-hqq4/model.safetensors --json\n";
+
+struct InspectOptions {
+  std::string path;
+  bool as_json = false;
+};
+
+struct Contents {
+  Checkpoint checkpoint;
+  std::map<std::string, std::string> metadata;
+  std::optional<HqqOutput> output;  ///< When it holds hqq layers.
+  std::string defect;               ///< Why hqq layers could not be read, if so.
+};
+
+bool has_hqq_layers(const Checkpoint& checkpoint) {
+  for (const SourceTensor& tensor : checkpoint.tensors()) {
+    if (tensor.name.ends_with(".W_q")) return true;
+  }
+  return false;
+}
+
+Contents read_contents(FileSystem& fs, const std::string& path) {
+  Contents contents{Checkpoint(fs, path), {}, {}, {}};
+  for (const SourceFile& file : contents.checkpoint.files()) {
+    const auto opened = fs.open_read(file.path, ReadMode::kBuffered);
+    contents.metadata.merge(read_safetensors_header(*opened, file.name).metadata);
+  }
+  if (!has_hqq_layers(contents.checkpoint)) return contents;
+  try {
+    contents.output.emplace(fs, path);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kBadInput) throw;
+    contents.defect = error.what();
+  }
+  return contents;
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+std::string layers_text(const HqqOutput& output) {
+  Table table("llll", {"layer", "shape", "spec", "scale"});
+  for (const StoredLayer& layer : output.layers()) {
+    table.add_row({quoted(layer.module), shape_text({layer.rows, layer.cols}), describe(layer.spec),
+                   std::string(name_of(layer.stored))});
+  }
+  return table.text(0);
+}
+
+std::string inspect_text(const Contents& contents) {
+  const Checkpoint& checkpoint = contents.checkpoint;
+  Table table("llrr", {"tensor", "dtype", "shape", "bytes"});
+  for (const SourceTensor& tensor : checkpoint.tensors()) {
+    table.add_row({quoted(tensor.name), std::string(name_of(tensor.dtype)), shape_text(tensor.shape),
+                   fmt::format("{}", tensor.bytes)});
+  }
+  std::string text = table.text(0);
+  if (contents.output) text += "\n" + layers_text(*contents.output);
+  if (!contents.defect.empty()) text += fmt::format("\nnot a complete hqq output: {}\n", contents.defect);
+  text += '\n';
+  for (const auto& [key, value] : contents.metadata)
+    text += fmt::format("metadata {} = {}\n", quoted(key), quoted(value));
+  std::uint64_t elements = 0;
+  for (const SourceTensor& tensor : checkpoint.tensors()) elements += static_cast<std::uint64_t>(tensor.elements());
+  text += fmt::format("{} tensors in {} files, {} elements, {}\n", checkpoint.tensors().size(),
+                      checkpoint.files().size(), human_count(elements), human_bytes(checkpoint.tensor_bytes()));
+  return text;
+}
+
+json::object layer_json(const StoredLayer& layer) {
+  return {{"module", layer.module},
+          {"shape", json::array{layer.rows, layer.cols}},
+          {"bits", name_of(layer.spec.width)},
+          {"group_size", layer.tiles.grouped().group_elems},
+          {"axis", layer.spec.axis},
+          {"per_tensor", !layer.spec.channel_wise},
+          {"scale_dtype", name_of(layer.stored)}};
+}
+
+json::object inspect_json(const Contents& contents) {
+  const Checkpoint& checkpoint = contents.checkpoint;
+  json::array tensors;
+  for (const SourceTensor& tensor : checkpoint.tensors()) {
+    tensors.push_back({{"name", tensor.name},
+                       {"dtype", name_of(tensor.dtype)},
+                       {"shape", json::array(tensor.shape.begin(), tensor.shape.end())},
+                       {"bytes", tensor.bytes},
+                       {"file", checkpoint.files()[static_cast<std::size_t>(tensor.file)].name},
+                       {"offset", tensor.offset}});
+  }
+  json::array layers;
+  if (contents.output) {
+    for (const StoredLayer& layer : contents.output->layers()) layers.push_back(layer_json(layer));
+  }
+  json::object metadata;
+  for (const auto& [key, value] : contents.metadata) metadata[key] = value;
+  json::object object{{"format", "halfquad-inspect"},       {"version", 1},
+                      {"files", checkpoint.files().size()}, {"tensor_bytes", checkpoint.tensor_bytes()},
+                      {"metadata", std::move(metadata)},    {"tensors", std::move(tensors)},
+                      {"layers", std::move(layers)}};
+  if (!contents.defect.empty()) object["defect"] = contents.defect;
+  return object;
+}
+
+void inspect(const Context& context, const InspectOptions& options) {
+  const Contents contents = read_contents(context.fs, options.path);
+  context.out << (options.as_json ? pretty_json(inspect_json(contents)) : inspect_text(contents));
+}
+
+}  // namespace
+
+Command add_inspect(CLI::App& root, const Context& context) {
+  auto options = std::make_shared<InspectOptions>();
+  CLI::App* app = root.add_subcommand("inspect", "List what is in a checkpoint or an output");
+  app->footer(kFooter);
+  app->add_option("PATH", options->path, "A directory or a .safetensors file")->required()->type_name("");
+  app->add_flag("--json", options->as_json, "Print JSON");
+  return {app, [&context, options] { inspect(context, *options); }};
+}
+
+}  // namespace halfquad

@@ -1,0 +1,184 @@
+#include <memory>
+#include <ostream>
+
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <fmt/format.h>
+
+#include "io/json.h"
+#include "kernels/solver.h"
+#include "launcher/bench.h"
+#include "launcher/commands.h"
+#include "launcher/job.h"
+#include "launcher/options.h"
+#include "launcher/summary.h"
+#include "launcher/table.h"
+#include "runtime/text.h"
+
+namespace halfquad {
+namespace {
+
+namespace json = boost::json;
+
+constexpr char kFooter[] =
+    "\nRates in bytes per second (2GB, 500MB) and weights per second per core; halfquad bench measures them.\n"
+    "\nExamples:\n"
+    "  halfquad plan ./model --bits 3 --group-size 128\n"
+    "  halfquad plan ./model --read-rate 2GB --write-rate 1GB --solve-rate 400MB\n"
+    "  halfquad plan ./model --measure --json\n";
+
+struct PlanOptions {
+  std::string model;
+  std::string read_rate, write_rate, solve_rate;
+  bool measure = false;
+  bool as_json = false;
+  SpecOptions spec;
+  MachineOptions machine;
+};
+
+Rates rates_of(const Context& context, const PlanOptions& options, const Job& job) {
+  Rates rates;
+  if (options.measure) {
+    const QuantSpec& spec = take_inventory(job.checkpoint, job.decisions, job.layout).specs.front().spec;
+    const auto solver = options.machine.solver_factory()();
+    rates.weights_per_s_per_core = measure_solve_rate(*solver, spec);
+    rates.read_bytes_per_s = measure_read_rate(context, job.checkpoint, options.machine);
+  }
+  const auto given = [](const std::string& text, const char* option, double measured) {
+    return text.empty() ? measured : static_cast<double>(parse_size_option(text, option));
+  };
+  rates.read_bytes_per_s = given(options.read_rate, "--read-rate", rates.read_bytes_per_s);
+  rates.write_bytes_per_s = given(options.write_rate, "--write-rate", rates.write_bytes_per_s);
+  rates.weights_per_s_per_core = given(options.solve_rate, "--solve-rate", rates.weights_per_s_per_core);
+  return rates;
+}
+
+struct PlanFacts {
+  Inventory inventory;
+  Rates rates;
+  int threads = 1;
+  std::uint64_t memory_bytes = 0;
+  std::vector<std::string> warnings;
+
+  [[nodiscard]] bool predictable() const {
+    return rates.read_bytes_per_s > 0 || rates.write_bytes_per_s > 0 || rates.weights_per_s_per_core > 0;
+  }
+};
+
+std::string rate_text(const Rates& rates) {
+  const auto one = [](double rate, const char* unit, double scale) {
+    return rate > 0 ? fmt::format("{:.2f} {}", rate / scale, unit) : std::string("unknown");
+  };
+  return fmt::format("reading {}, writing {}, solving {} per core", one(rates.read_bytes_per_s, "GB/s", 1e9),
+                     one(rates.write_bytes_per_s, "GB/s", 1e9), one(rates.weights_per_s_per_core, "M weights/s", 1e6));
+}
+
+std::string plan_text(const Job& job, const PlanFacts& facts) {
+  const Plan& plan = job.plan;
+  std::string text = inventory_text(facts.inventory);
+  Table table("ll", {});
+  table.add_row({"size", fmt::format("{} -> {}, {:.3f} bits per quantized weight, {} left unquantized",
+                                     human_bytes(facts.inventory.source_bytes), human_bytes(plan.output_bytes),
+                                     facts.inventory.bits_per_weight(), human_bytes(facts.inventory.kept_bytes))});
+  table.add_row({"work", fmt::format("{} pieces, {} to read, {} weights to solve", plan.items.size(),
+                                     human_bytes(plan.source_bytes), human_count(plan.weights))});
+  table.add_row(
+      {"memory",
+       fmt::format("at least {}; {} keep {} threads busy; the budget is {}{}", human_bytes(minimum_memory(plan)),
+                   human_bytes(comfortable_memory(plan, facts.threads)), facts.threads, human_bytes(facts.memory_bytes),
+                   facts.memory_bytes < minimum_memory(plan) ? ", which is too little" : "")});
+  if (facts.predictable()) {
+    const Prediction prediction = predict(plan, facts.rates, facts.threads);
+    table.add_row({"rates", rate_text(facts.rates)});
+    table.add_row(
+        {"time", fmt::format("about {:.1f} s, bound by {} (reading {:.1f} s, solving {:.1f} s, writing {:.1f} s)",
+                             prediction.seconds, prediction.bound, prediction.read_seconds, prediction.solve_seconds,
+                             prediction.write_seconds)});
+  } else {
+    table.add_row({"time", "unknown without rates: pass --measure, or --read-rate, --write-rate and --solve-rate"});
+  }
+  return text + table.text(2);
+}
+
+json::object plan_json(const Job& job, const PlanFacts& facts) {
+  json::array specs;
+  for (const SpecGroup& group : facts.inventory.specs) {
+    specs.push_back({{"spec", describe(group.spec)},
+                     {"tensors", group.tensors},
+                     {"weights", group.weights},
+                     {"source_bytes", group.source_bytes},
+                     {"output_bytes", group.output_bytes}});
+  }
+  json::array kept;
+  for (const KeptGroup& group : facts.inventory.kept) {
+    kept.push_back({{"reason", describe(group.reason)}, {"tensors", group.tensors}, {"bytes", group.bytes}});
+  }
+  json::array warnings(facts.warnings.begin(), facts.warnings.end());
+  json::object out{
+      {"format", "halfquad-plan"},
+      {"version", 1},
+      {"source_bytes", facts.inventory.source_bytes},
+      {"output_bytes", job.plan.output_bytes},
+      {"read_bytes", job.plan.source_bytes},
+      {"quantized_weights", job.plan.weights},
+      {"kept_bytes", facts.inventory.kept_bytes},
+      {"bits_per_weight", facts.inventory.bits_per_weight()},
+      {"pieces", job.plan.items.size()},
+      {"threads", facts.threads},
+      {"memory_bytes", facts.memory_bytes},
+      {"minimum_memory_bytes", minimum_memory(job.plan)},
+      {"comfortable_memory_bytes", comfortable_memory(job.plan, facts.threads)},
+      {"specs", std::move(specs)},
+      {"kept", std::move(kept)},
+      {"warnings", std::move(warnings)},
+  };
+  if (facts.predictable()) {
+    const Prediction prediction = predict(job.plan, facts.rates, facts.threads);
+    out["prediction"] = {{"seconds", prediction.seconds},
+                         {"bound", prediction.bound},
+                         {"read_seconds", prediction.read_seconds},
+                         {"solve_seconds", prediction.solve_seconds},
+                         {"write_seconds", prediction.write_seconds}};
+  }
+  return out;
+}
+
+void run_plan_command(const Context& context, const PlanOptions& options) {
+  Log log(options.machine.level());
+  const Job job = prepare_job(context, options.model, options.spec, options.machine);
+  PlanFacts facts;
+  facts.inventory = take_inventory(job.checkpoint, job.decisions, job.layout);
+  facts.rates = rates_of(context, options, job);
+  facts.threads = options.machine.thread_count();
+  facts.memory_bytes = options.machine.memory_bytes();
+  facts.warnings = job_warnings(job);
+  for (const std::string& warning : facts.warnings) log.warn(warning);
+  context.out << (options.as_json ? pretty_json(plan_json(job, facts)) : plan_text(job, facts));
+}
+
+}  // namespace
+
+Command add_plan(CLI::App& root, const Context& context) {
+  auto options = std::make_shared<PlanOptions>();
+  CLI::App* app = root.add_subcommand("plan", "Show what quantize would do: sizes, memory, time; writes nothing");
+  app->footer(kFooter);
+  app->add_option("MODEL", options->model, "Checkpoint: a Hugging Face directory or one .safetensors file")
+      ->required()
+      ->type_name("");
+  app->add_flag("--json", options->as_json, "Print JSON");
+  app->add_flag("--measure", options->measure, "Measure reading and solving for some seconds first")
+      ->group("Prediction");
+  app->add_option("--read-rate", options->read_rate, "Bytes per second")->type_name("SIZE")->group("Prediction");
+  app->add_option("--write-rate", options->write_rate, "Bytes per second")->type_name("SIZE")->group("Prediction");
+  app->add_option("--solve-rate", options->solve_rate, "Weights per second per core, such as 400MB for 400 million")
+      ->type_name("COUNT")
+      ->group("Prediction");
+  add_spec_options(*app, options->spec);
+  add_thread_option(*app, options->machine);
+  add_memory_options(*app, options->machine);
+  add_solver_options(*app, options->machine);
+  add_message_options(*app, options->machine);
+  return {app, [&context, options] { run_plan_command(context, *options); }};
+}
+
+}  // namespace halfquad

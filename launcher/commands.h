@@ -1,0 +1,28 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <CLI/App.hpp>
+
+#include "launcher/context.h"
+
+namespace halfquad {
+
+/// One subcommand: its parser, and what it does once the arguments are parsed.
+struct Command {
+  CLI::App* app = nullptr;
+  std::function<void()> run;
+};
+
+/// Each adds its subcommand to `root`. `context` must outlive the command; `arguments` go into the report.
+[[nodiscard]] Command add_quantize(CLI::App& root, const Context& context, const std::vector<std::string>& arguments);
+[[nodiscard]] Command add_plan(CLI::App& root, const Context& context);
+[[nodiscard]] Command add_verify(CLI::App& root, const Context& context);
+[[nodiscard]] Command add_dequantize(CLI::App& root, const Context& context);
+[[nodiscard]] Command add_inspect(CLI::App& root, const Context& context);
+[[nodiscard]] Command add_synth(CLI::App& root, const Context& context);
+[[nodiscard]] Command add_bench(CLI::App& root, const Context& context);
+
+}  // namespace halfquad

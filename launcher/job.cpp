@@ -1,0 +1,83 @@
+#include "launcher/job.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "launcher/inventory.h"
+#include "runtime/check.h"
+#include "runtime/progress.h"
+#include "runtime/text.h"
+#include "sharding/scan.h"
+
+namespace halfquad {
+namespace {
+
+constexpr std::size_t kWarningsShown = 10;
+
+void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const MachineOptions& machine,
+                    std::vector<Decision>& decisions) {
+  std::vector<std::size_t> candidates;
+  ProgressTotals totals;
+  for (const Decision& decision : decisions) {
+    if (!decision.quantize()) continue;
+    candidates.push_back(decision.source);
+    totals.source_bytes += checkpoint.tensors()[decision.source].bytes;
+  }
+  totals.tensors = candidates.size();
+
+  ProgressCounters progress;
+  ProgressMeter meter(progress, totals, machine.progress_mode(), "looking for NaN and infinity");
+  const std::vector<std::size_t> found = find_nonfinite_tensors(
+      context.fs, checkpoint, candidates, machine.thread_count(), machine.read_mode(), progress, context.stop);
+  meter.finish();
+
+  for (Decision& decision : decisions) {
+    if (!std::binary_search(found.begin(), found.end(), decision.source)) continue;
+    decision.keep = KeepReason::kNonfinite;
+    decision.why = "holds NaN or infinity";
+  }
+  HALFQUAD_REQUIRE(found.size() < candidates.size(), kBadInput,
+                   "every tensor that would be quantized holds a NaN or an infinity: the checkpoint looks broken");
+}
+
+}  // namespace
+
+Job prepare_job(const Context& context, const std::filesystem::path& model, const SpecOptions& spec,
+                const MachineOptions& machine) {
+  const DType stored = spec.stored();
+  const Recipe recipe = spec.build_recipe(context.fs);
+  Checkpoint checkpoint(context.fs, model);
+  std::vector<Decision> decisions = decide(checkpoint, recipe);
+  if (spec.nonfinite == "keep-original") keep_nonfinite(context, checkpoint, machine, decisions);
+  OutputLayout layout(checkpoint, decisions, stored);
+  Plan plan = make_plan(checkpoint, layout);
+  return {std::move(checkpoint), std::move(decisions), std::move(layout), std::move(plan)};
+}
+
+std::vector<std::string> job_warnings(const Job& job) {
+  std::vector<std::string> warnings = shape_warnings(job.checkpoint, job.decisions);
+  for (const auto& [skipped, module] : skip_conflicts(job.checkpoint, job.decisions)) {
+    warnings.push_back(fmt::format(
+        "transformers compares names by substring: its skip entry {} would also hide the quantized {}; skip that one "
+        "too, or load the output with another library",
+        quoted(skipped), quoted(module)));
+  }
+  if (warnings.size() > kWarningsShown) {
+    const std::size_t more = warnings.size() - kWarningsShown;
+    warnings.resize(kWarningsShown);
+    warnings.push_back(fmt::format("{} more warnings of this kind", more));
+  }
+  return warnings;
+}
+
+void require_memory(const Plan& plan, std::uint64_t memory_bytes) {
+  const std::uint64_t minimum = minimum_memory(plan);
+  HALFQUAD_REQUIRE(
+      memory_bytes >= minimum, kOutOfMemory,
+      fmt::format("this job needs at least {} of buffers, but its budget is {}; pass --memory {}MiB or more",
+                  human_bytes(minimum), human_bytes(memory_bytes), (minimum + (1 << 20) - 1) >> 20));
+}
+
+}  // namespace halfquad

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "launcher/context.h"
+#include "launcher/options.h"
+#include "runtime/log.h"
+#include "sharding/hqq_layout.h"
+#include "sharding/plan.h"
+#include "sharding/rules.h"
+
+namespace halfquad {
+
+/// Everything about a quantization that is known before the first weight is read.
+struct Job {
+  Checkpoint checkpoint;
+  std::vector<Decision> decisions;
+  OutputLayout layout;
+  Plan plan;
+};
+
+/// From headers and options to a plan. Reads weights only for --nonfinite keep-original, which has to know the tensors
+/// that hold a NaN or an infinity before the output is laid out.
+[[nodiscard]] Job prepare_job(const Context& context, const std::filesystem::path& model, const SpecOptions& spec,
+                              const MachineOptions& machine);
+
+/// Warnings about a job, one sentence each: layers kept for their shape, and names that loaders would confuse.
+[[nodiscard]] std::vector<std::string> job_warnings(const Job& job);
+
+/// Throws kOutOfMemory naming the minimum when `memory_bytes` is not enough for the plan.
+void require_memory(const Plan& plan, std::uint64_t memory_bytes);
+
+}  // namespace halfquad

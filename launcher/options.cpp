@@ -1,0 +1,211 @@
+#include "launcher/options.h"
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "runtime/check.h"
+#include "runtime/machine.h"
+#include "runtime/text.h"
+
+namespace halfquad {
+namespace {
+
+constexpr std::uint64_t kDefaultMemory = 2ULL << 30;
+constexpr std::uint64_t kRecipeLimit = 16 << 20;
+constexpr int kMaxThreads = 4096;
+
+constexpr char kMachine[] = "Machine";
+constexpr char kMessages[] = "Messages";
+constexpr char kNumerics[] = "Quantization";
+constexpr char kSelection[] = "Which tensors";
+constexpr char kAdvanced[] = "Advanced";
+
+std::int64_t parse_group_size(const std::string& text) {
+  if (text == "row") return 0;
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  HALFQUAD_REQUIRE(error == std::errc{} && end == text.data() + text.size() && value > 0, kUsage,
+                   fmt::format("--group-size: {} is neither a positive number nor 'row'", quoted(text)));
+  return value;
+}
+
+CodeWidth parse_bits(const std::string& text) {
+  const std::optional<CodeWidth> width = code_width_from_name(text);
+  HALFQUAD_REQUIRE(width.has_value(), kUsage,
+                   fmt::format("--bits: {} is not one of 8, 6, 5, 4, 3, 2, 1.58, 1", quoted(text)));
+  return *width;
+}
+
+/// A repeatable option that takes one value each time, so that it never swallows the operands after it.
+CLI::Option* add_repeatable(CLI::App& app, const std::string& name, std::vector<std::string>& values,
+                            const std::string& description) {
+  return app.add_option(name, values, description)->allow_extra_args(false);
+}
+
+void add_numeric_options(CLI::App& app, SpecOptions& options) {
+  app.add_option("--bits,-b", options.bits, "Bits of a code: 8 6 5 4 3 2 1.58 1")
+      ->default_str("4")
+      ->type_name("N")
+      ->group(kNumerics);
+  app.add_option("--group-size,-g", options.group_size, "Weights that share a scale and zero, or 'row'")
+      ->default_str("64")
+      ->type_name("N|row")
+      ->group(kNumerics);
+  app.add_option("--axis", options.axis, "1: groups along a row's inputs; 0: across the rows")
+      ->default_str("1")
+      ->check(CLI::IsMember({0, 1}))
+      ->type_name("0|1")
+      ->group(kNumerics);
+  app.add_option("--solver", options.solver, "hqq: half-quadratic; rtn: round to nearest")
+      ->default_str("hqq")
+      ->check(CLI::IsMember({"hqq", "rtn"}))
+      ->type_name("NAME")
+      ->group(kNumerics);
+  app.add_option("--iters", options.iters, "Steps of hqq at most")
+      ->default_str("20")
+      ->check(CLI::Range(1, QuantSpec::kMaxIters))
+      ->type_name("N")
+      ->group(kNumerics);
+  app.add_option("--round-zero", options.round_zero, "Round the start value of zero: auto (4 bit only), on, off")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->type_name("WHEN")
+      ->group(kNumerics);
+  app.add_flag("--per-tensor", options.per_tensor, "One scale and zero for a whole tensor")->group(kNumerics);
+  app.add_option("--scale-dtype", options.scale_dtype, "Type that scales and zeros are stored in: f16, bf16, f32")
+      ->capture_default_str()
+      ->type_name("TYPE")
+      ->group(kNumerics);
+  app.add_option("--nonfinite", options.nonfinite, "NaN or infinity in a weight: error, zero, keep-original")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"error", "zero", "keep-original"}))
+      ->type_name("POLICY")
+      ->group(kNumerics);
+}
+
+void add_selection_options(CLI::App& app, SpecOptions& options) {
+  add_repeatable(app, "--rule,-r", options.rules,
+                 "Other settings for the tensors REGEX finds, such as 'down_proj=bits:3,group-size:32'; repeatable, "
+                 "later rules win")
+      ->type_name("REGEX=SPEC")
+      ->group(kSelection);
+  add_repeatable(app, "--skip,-s", options.skip, "Leave the tensors REGEX finds unquantized; repeatable")
+      ->type_name("REGEX")
+      ->group(kSelection);
+  app.add_option("--recipe", options.recipe, "JSON file of defaults, rules and skips; options above go over it")
+      ->type_name("FILE")
+      ->group(kSelection);
+}
+
+}  // namespace
+
+int MachineOptions::thread_count() const { return threads.value_or(usable_cores()); }
+
+std::uint64_t MachineOptions::memory_bytes() const {
+  if (!memory.empty()) return parse_size_option(memory, "--memory");
+  return std::min(kDefaultMemory, available_memory_bytes() / 2);
+}
+
+ReadMode MachineOptions::read_mode() const {
+  if (direct_io == "on") return ReadMode::kDirect;
+  return direct_io == "off" ? ReadMode::kBuffered : ReadMode::kAuto;
+}
+
+std::function<std::unique_ptr<Solver>()> MachineOptions::solver_factory() const {
+  if (backend == "reference") {
+    HALFQUAD_REQUIRE(isa.empty(), kUsage, "--isa needs --backend simd: the reference backend has no SIMD target");
+    return [] { return make_reference_solver(); };
+  }
+  const std::optional<std::string> target = isa.empty() ? std::nullopt : std::optional(isa);
+  static_cast<void>(make_simd_solver(target));
+  return [target] { return make_simd_solver(target); };
+}
+
+void add_thread_option(CLI::App& app, MachineOptions& options) {
+  app.add_option("--threads,-t", options.threads, "Worker threads")
+      ->default_str("all usable cores")
+      ->check(CLI::Range(1, kMaxThreads))
+      ->type_name("N")
+      ->group(kMachine);
+}
+
+void add_memory_options(CLI::App& app, MachineOptions& options) {
+  app.add_option("--memory,-m", options.memory, "Budget of all buffers, such as 512MiB or 4GB")
+      ->default_str("2GiB, or half of what is free")
+      ->type_name("SIZE")
+      ->group(kMachine);
+  app.add_option("--direct-io", options.direct_io, "Read past the page cache: auto, on, off")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->type_name("WHEN")
+      ->group(kMachine);
+}
+
+void add_solver_options(CLI::App& app, MachineOptions& options) {
+  app.add_option("--backend", options.backend, "auto, simd, or reference (slow; the same bytes)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "simd", "reference"}))
+      ->type_name("NAME")
+      ->group(kAdvanced);
+  app.add_option("--isa", options.isa, "SIMD target instead of the fastest; halfquad --version lists them")
+      ->type_name("NAME")
+      ->group(kAdvanced);
+}
+
+void add_message_options(CLI::App& app, MachineOptions& options) {
+  app.add_option("--progress", options.progress, "auto, bar, plain (lines for a log file), none")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "bar", "plain", "none"}))
+      ->type_name("MODE")
+      ->group(kMessages);
+  app.add_option("--log-level", options.log_level, "debug, info, warn, error, off")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
+      ->type_name("LEVEL")
+      ->group(kMessages);
+}
+
+void add_spec_options(CLI::App& app, SpecOptions& options) {
+  add_numeric_options(app, options);
+  add_selection_options(app, options);
+}
+
+Recipe SpecOptions::build_recipe(FileSystem& fs) const {
+  Recipe built;
+  if (!recipe.empty()) built = parse_recipe(read_text(fs, recipe, kRecipeLimit), recipe);
+  if (!bits.empty()) built.defaults.width = parse_bits(bits);
+  if (!group_size.empty()) built.defaults.group_size = parse_group_size(group_size);
+  if (axis) built.defaults.axis = axis;
+  if (!solver.empty()) built.defaults.solver = solver_from_name(solver);
+  if (iters) built.defaults.iters = iters;
+  if (round_zero != "auto") built.defaults.round_zero = round_zero == "on";
+  if (per_tensor) built.defaults.channel_wise = false;
+  for (const std::string& rule : rules) built.rules.push_back(parse_rule(rule));
+  built.skip.insert(built.skip.end(), skip.begin(), skip.end());
+  return built;
+}
+
+DType SpecOptions::stored() const { return float_dtype_from_name(scale_dtype, "--scale-dtype"); }
+
+DType float_dtype_from_name(const std::string& name, const std::string& option) {
+  std::string upper = name;
+  std::transform(upper.begin(), upper.end(), upper.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  const std::optional<DType> dtype = dtype_from_name(upper);
+  HALFQUAD_REQUIRE(dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF32, kUsage,
+                   fmt::format("{}: {} is not one of f16, bf16, f32", option, quoted(name)));
+  return *dtype;
+}
+
+std::uint64_t parse_size_option(const std::string& text, const std::string& option) {
+  const std::optional<std::uint64_t> bytes = parse_bytes(text);
+  HALFQUAD_REQUIRE(bytes.has_value() && *bytes > 0, kUsage,
+                   fmt::format("{}: {} is not a size such as 512MiB or 4GB", option, quoted(text)));
+  return *bytes;
+}
+
+}  // namespace halfquad

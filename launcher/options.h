@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <CLI/App.hpp>
+
+#include "io/file_system.h"
+#include "kernels/solver.h"
+#include "runtime/dtype.h"
+#include "runtime/log.h"
+#include "runtime/progress.h"
+#include "sharding/rules.h"
+
+namespace halfquad {
+
+/// Options about the machine and messages, as typed; several commands share them.
+struct MachineOptions {
+  std::optional<int> threads;
+  std::string memory;
+  std::string direct_io = "auto";
+  std::string progress = "auto";
+  std::string log_level = "info";
+  std::string backend = "auto";
+  std::string isa;
+
+  [[nodiscard]] int thread_count() const;
+  /// --memory, or the smaller of 2 GiB and half of what is available.
+  [[nodiscard]] std::uint64_t memory_bytes() const;
+  [[nodiscard]] ReadMode read_mode() const;
+  [[nodiscard]] ProgressMode progress_mode() const { return progress_mode_from_name(progress); }
+  [[nodiscard]] LogLevel level() const { return log_level_from_name(log_level); }
+  /// Makes the solver asked for. Throws kUsage at once, before any work, for one that is not there.
+  [[nodiscard]] std::function<std::unique_ptr<Solver>()> solver_factory() const;
+};
+
+void add_thread_option(CLI::App& app, MachineOptions& options);
+void add_memory_options(CLI::App& app, MachineOptions& options);   ///< --memory, --direct-io
+void add_solver_options(CLI::App& app, MachineOptions& options);   ///< --backend, --isa
+void add_message_options(CLI::App& app, MachineOptions& options);  ///< --progress, --log-level
+
+/// Options that decide the output's bytes.
+struct SpecOptions {
+  std::string bits;
+  std::string group_size;
+  std::optional<int> axis;
+  std::string solver;
+  std::optional<int> iters;
+  std::string round_zero = "auto";
+  bool per_tensor = false;
+  std::string scale_dtype = "f16";
+  std::string nonfinite = "error";
+  std::vector<std::string> rules;
+  std::vector<std::string> skip;
+  std::string recipe;
+
+  /// The recipe file's content with the command line on top: options replace its defaults, rules come after its own.
+  [[nodiscard]] Recipe build_recipe(FileSystem& fs) const;
+  [[nodiscard]] DType stored() const;
+};
+
+void add_spec_options(CLI::App& app, SpecOptions& options);
+
+/// "f16", "bf16", "f32" in any case.
+[[nodiscard]] DType float_dtype_from_name(const std::string& name, const std::string& option);
+
+/// A size option's value; throws kUsage naming `option`.
+[[nodiscard]] std::uint64_t parse_size_option(const std::string& text, const std::string& option);
+
+}  // namespace halfquad

@@ -1,0 +1,47 @@
+#include "launcher/side_files.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+
+#include "runtime/buffer_pool.h"
+
+namespace halfquad {
+namespace {
+
+constexpr std::size_t kCopyBytes = 1 << 20;
+
+void copy_file(FileSystem& fs, const std::filesystem::path& from, const std::filesystem::path& to,
+               std::span<std::byte> scratch) {
+  const std::unique_ptr<ReadFile> source = fs.open_read(from, ReadMode::kBuffered);
+  const std::unique_ptr<WriteFile> target = fs.create(to);
+  for (std::uint64_t offset = 0; offset < source->size(); offset += kCopyBytes) {
+    const std::uint64_t bytes = std::min<std::uint64_t>(kCopyBytes, source->size() - offset);
+    target->write(offset, source->read(offset, static_cast<std::size_t>(bytes), scratch));
+  }
+  target->sync();
+  target->close();
+}
+
+}  // namespace
+
+std::size_t copy_side_files(FileSystem& fs, const Checkpoint& checkpoint, const OutputDirectory& out) {
+  BufferPool pool(2 * (kCopyBytes + ReadFile::kSlack));
+  const Buffer scratch = pool.acquire(kCopyBytes + ReadFile::kSlack);
+  std::size_t copied = 0;
+  for (const std::string& name : checkpoint.side_files()) {
+    if (name == kReportName) continue;
+    const std::filesystem::path folder = std::filesystem::path(name).parent_path();
+    std::filesystem::path made;
+    for (const std::filesystem::path& part : folder) {
+      made /= part;
+      fs.create_directory(out.path_of(made.string()));
+    }
+    copy_file(fs, checkpoint.directory() / name, out.path_of(name), scratch.bytes());
+    if (!folder.empty()) fs.sync_directory(out.path_of(folder.string()));
+    ++copied;
+  }
+  return copied;
+}
+
+}  // namespace halfquad

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "io/checkpoint.h"
+#include "io/output_directory.h"
+
+namespace halfquad {
+
+inline constexpr char kReportName[] = "halfquad_report.json";
+inline constexpr char kWeightsName[] = "model.safetensors";
+inline constexpr char kConfigName[] = "config.json";
+
+/// Copies the checkpoint's tokenizer, licence and the like into `out`, byte for byte; an earlier halfquad report is
+/// left behind. Returns how many there were.
+std::size_t copy_side_files(FileSystem& fs, const Checkpoint& checkpoint, const OutputDirectory& out);
+
+}  // namespace halfquad

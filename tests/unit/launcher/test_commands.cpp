@@ -1,0 +1,259 @@
+#include <filesystem>
+
+#include <boost/json/array.hpp>
+#include <boost/json/parse.hpp>
+
+#include "launcher/exit_code.h"
+#include "tests/support/test_checkpoint.h"
+#include "tests/unit/launcher/cli_fixture.h"
+
+namespace halfquad {
+namespace {
+
+using test::CliTest;
+using test::get_file;
+using test::Outcome;
+using test::put_file;
+
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+/// Commands on a tiny synthetic model.
+class CommandTest : public CliTest {
+ protected:
+  CommandTest() {
+    const Outcome made = run({"synth", model_, "--layers", "2", "--threads", "2", "--progress", "none"});
+    EXPECT_EQ(made.code, kExitDone) << made.err;
+    put_file(model_ + "/tokenizer.json", "{\"tokenizer\": true}");
+  }
+
+  Outcome quantize(std::vector<std::string> more = {}) {
+    std::vector<std::string> arguments = {"quantize", model_,       out_,   "--threads",   "2",  "--memory",
+                                          "256MiB",   "--progress", "none", "--log-level", "off"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run(arguments);
+  }
+
+  void expect_refused(int code, const std::vector<std::string>& options, const std::vector<std::string>& parts) {
+    const Outcome outcome = quantize(options);
+    expect_error_line(outcome);
+    EXPECT_EQ(outcome.code, code) << outcome.err;
+    for (const std::string& part : parts) EXPECT_TRUE(has(outcome.err, part)) << part << " in " << outcome.err;
+    EXPECT_FALSE(std::filesystem::exists(out_));
+    EXPECT_FALSE(std::filesystem::exists(out_ + ".partial"));
+  }
+
+  std::string model_ = path("model");
+  std::string out_ = path("out");
+};
+
+TEST_F(CommandTest, QuantizeMakesACompleteOutput) {
+  const Outcome outcome = quantize();
+
+  ASSERT_EQ(outcome.code, kExitDone) << outcome.err;
+  EXPECT_TRUE(has(outcome.out, "is complete")) << outcome.out;
+  EXPECT_TRUE(has(outcome.out, "4 bit, group 64, hqq 20 steps")) << outcome.out;
+  EXPECT_FALSE(std::filesystem::exists(out_ + ".partial"));
+  EXPECT_EQ(get_file(out_ + "/tokenizer.json"), "{\"tokenizer\": true}");
+  const auto config = boost::json::parse(get_file(out_ + "/config.json"));
+  EXPECT_EQ(config.at("quantization_config").at("quant_method"), "hqq");
+  const auto report = boost::json::parse(get_file(out_ + "/halfquad_report.json"));
+  EXPECT_EQ(report.at("layers").as_array().size(), 14U);
+  EXPECT_GT(report.at("totals").at("relative_error").as_double(), 0);
+}
+
+TEST_F(CommandTest, OutputDependsOnNeitherThreadsNorBackendNorMemory) {
+  ASSERT_EQ(quantize().code, kExitDone);
+  const std::string bytes = get_file(out_ + "/model.safetensors");
+
+  const Outcome other = run({"quantize", model_, path("other"), "--threads", "1", "--backend", "reference", "--memory",
+                             "1GiB", "--direct-io", "off", "--progress", "none"});
+
+  ASSERT_EQ(other.code, kExitDone) << other.err;
+  EXPECT_TRUE(bytes == get_file(path("other") + "/model.safetensors"));
+}
+
+TEST_F(CommandTest, VerifyAcceptsTheOutputAndFindsAFlippedBit) {
+  ASSERT_EQ(quantize().code, kExitDone);
+
+  const Outcome good = run({"verify", out_, "--source", model_, "--progress", "none"});
+  ASSERT_EQ(good.code, kExitDone) << good.err << good.out;
+  EXPECT_TRUE(has(good.out, "OK\n")) << good.out;
+  EXPECT_TRUE(has(good.out, "worst layers")) << good.out;
+
+  std::string bytes = get_file(out_ + "/model.safetensors");
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  put_file(out_ + "/model.safetensors", bytes);
+  const Outcome bad = run({"verify", out_, "--progress", "none", "--json"});
+  expect_error_line(bad);
+  EXPECT_EQ(bad.code, kExitMismatch);
+  const auto found = boost::json::parse(bad.out);
+  EXPECT_EQ(found.at("ok"), false);
+  EXPECT_EQ(found.at("problems").as_array().size(), 1U);
+}
+
+TEST_F(CommandTest, DequantizeMakesAPlainCheckpoint) {
+  ASSERT_EQ(quantize().code, kExitDone);
+
+  const Outcome back = run({"dequantize", out_, path("back"), "--dtype", "f32", "--progress", "none"});
+
+  ASSERT_EQ(back.code, kExitDone) << back.err;
+  EXPECT_TRUE(has(back.out, "14 layers as F32")) << back.out;
+  const auto config = boost::json::parse(get_file(path("back") + "/config.json")).as_object();
+  EXPECT_FALSE(config.contains("quantization_config"));
+  EXPECT_FALSE(std::filesystem::exists(path("back") + "/halfquad_report.json"));
+  EXPECT_TRUE(std::filesystem::exists(path("back") + "/tokenizer.json"));
+  const Outcome listed = run({"inspect", path("back")});
+  EXPECT_TRUE(has(listed.out, "\"model.layers.1.mlp.down_proj.weight\"")) << listed.out;
+  EXPECT_EQ(run({"dequantize", out_, path("back")}).code, kExitUsage);
+}
+
+TEST_F(CommandTest, InspectListsTensorsAndLayers) {
+  ASSERT_EQ(quantize({"--bits", "3"}).code, kExitDone);
+
+  const Outcome text = run({"inspect", out_ + "/model.safetensors"});
+  EXPECT_EQ(text.code, kExitDone) << text.err;
+  EXPECT_TRUE(has(text.out, "\"model.layers.0.self_attn.q_proj.W_q\"")) << text.out;
+  EXPECT_TRUE(has(text.out, "3 bit, group 64")) << text.out;
+  EXPECT_TRUE(has(text.out, "metadata \"format\" = \"pt\"")) << text.out;
+  const auto json = boost::json::parse(run({"inspect", out_, "--json"}).out);
+  EXPECT_EQ(json.at("layers").as_array().size(), 14U);
+  EXPECT_EQ(json.at("metadata").at("format"), "pt");
+}
+
+TEST_F(CommandTest, InspectEscapesNames) {
+  test::put_safetensors(path("odd.safetensors"), {test::f32_tensor("a\nb\x1b[31m", {1}, {1})});
+
+  const Outcome outcome = run({"inspect", path("odd.safetensors")});
+
+  EXPECT_EQ(outcome.code, kExitDone) << outcome.err;
+  EXPECT_FALSE(has(outcome.out, "\x1b")) << outcome.out;
+  EXPECT_TRUE(has(outcome.out, "a\\nb")) << outcome.out;
+}
+
+TEST_F(CommandTest, PlanPredictsTheOutputAndWritesNothing) {
+  const Outcome outcome = run({"plan", model_, "--json", "--read-rate", "1GB", "--write-rate", "1GB", "--solve-rate",
+                               "100MB", "--log-level", "off"});
+  ASSERT_EQ(outcome.code, kExitDone) << outcome.err;
+  const auto plan = boost::json::parse(outcome.out);
+
+  ASSERT_EQ(quantize().code, kExitDone);
+  const auto totals = boost::json::parse(get_file(out_ + "/halfquad_report.json")).at("totals");
+  EXPECT_EQ(plan.at("quantized_weights"), totals.at("quantized_weights"));
+  EXPECT_EQ(plan.at("bits_per_weight"), totals.at("bits_per_weight"));
+  EXPECT_GT(plan.at("prediction").at("seconds").as_double(), 0);
+  EXPECT_LT(plan.at("output_bytes").to_number<std::uint64_t>(), totals.at("output_bytes").to_number<std::uint64_t>());
+  const Outcome text = run({"plan", model_, "--log-level", "off"});
+  EXPECT_TRUE(has(text.out, "memory")) << text.out;
+  EXPECT_TRUE(has(text.out, "unknown without rates")) << text.out;
+}
+
+TEST_F(CommandTest, RefusalsNameTheReasonAndLeaveNothing) {
+  expect_refused(kExitUsage, {"--rule", "no_such_layer=bits:3"}, {"no_such_layer"});
+  expect_refused(kExitUsage, {"--rule", "mlp=bits:7"}, {"7"});
+  expect_refused(kExitUsage, {"--skip", "no_such_layer"}, {"no_such_layer"});
+  expect_refused(kExitUsage, {"--skip", "("}, {"("});
+  expect_refused(kExitUsage, {"--skip", "."}, {});
+  expect_refused(kExitUsage, {"--memory", "lots"}, {"--memory", "lots"});
+  expect_refused(kExitOutOfMemory, {"--memory", "64KiB"}, {"64.0 KiB", "--memory", "at least"});
+  expect_refused(kExitUsage, {"--isa", "NO_SUCH"}, {"NO_SUCH"});
+  expect_refused(kExitUsage, {"--scale-dtype", "f64"}, {"--scale-dtype"});
+  expect_refused(kExitIo, {"--recipe", path("missing.json")}, {"missing.json"});
+}
+
+TEST_F(CommandTest, BadModelsAreNamed) {
+  model_ = path("no-such-model");
+  expect_refused(kExitIo, {}, {"no-such-model"});
+  put_file(path("broken.safetensors"), "nonsense that is no header");
+  model_ = path("broken.safetensors");
+  expect_refused(kExitBadInput, {}, {"broken.safetensors"});
+}
+
+TEST_F(CommandTest, AnExistingOutputIsReplacedOnlyOnRequest) {
+  std::filesystem::create_directory(out_);
+  put_file(out_ + "/precious", "data");
+
+  const Outcome refused = quantize();
+  expect_error_line(refused);
+  EXPECT_EQ(refused.code, kExitUsage);
+  EXPECT_TRUE(has(refused.err, "--overwrite")) << refused.err;
+  EXPECT_EQ(get_file(out_ + "/precious"), "data");
+
+  EXPECT_EQ(quantize({"--overwrite"}).code, kExitDone);
+  EXPECT_FALSE(std::filesystem::exists(out_ + "/precious"));
+  EXPECT_TRUE(std::filesystem::exists(out_ + "/model.safetensors"));
+}
+
+TEST_F(CommandTest, AnOutputInsideTheModelIsRefused) {
+  out_ = model_ + "/out";
+  expect_refused(kExitUsage, {}, {"out"});
+}
+
+TEST_F(CommandTest, AStopLeavesNoOutputAndSaysWhatToDo) {
+  stop_.request();
+
+  const Outcome outcome = quantize();
+
+  expect_error_line(outcome);
+  EXPECT_EQ(outcome.code, kExitInterrupted) << outcome.err;
+  EXPECT_TRUE(has(outcome.err, "run the same command again")) << outcome.err;
+  EXPECT_FALSE(std::filesystem::exists(out_));
+}
+
+/// A layer whose first weight is NaN beside a good one.
+class NonfiniteTest : public CommandTest {
+ protected:
+  NonfiniteTest() {
+    std::vector<float> bad(64 * 64, 0.5F);
+    bad[0] = std::numeric_limits<float>::quiet_NaN();
+    model_ = path("bad-model");
+    std::filesystem::create_directory(model_);
+    put_file(model_ + "/config.json", R"({"model_type": "llama"})");
+    test::put_safetensors(
+        model_ + "/model.safetensors",
+        {test::f32_tensor("model.layers.0.mlp.down_proj.weight", {64, 64}, bad),
+         test::f32_tensor("model.layers.0.mlp.up_proj.weight", {64, 64}, std::vector<float>(64 * 64, 0.25F))});
+  }
+};
+
+TEST_F(NonfiniteTest, IsAnErrorThatNamesTheTensor) {
+  expect_refused(kExitBadInput, {}, {"model.layers.0.mlp.down_proj.weight"});
+}
+
+TEST_F(NonfiniteTest, MayBecomeZero) {
+  ASSERT_EQ(quantize({"--nonfinite", "zero"}).code, kExitDone);
+  const auto report = boost::json::parse(get_file(out_ + "/halfquad_report.json"));
+  EXPECT_EQ(report.at("totals").at("weights_zeroed").to_number<int>(), 1);
+  EXPECT_EQ(run({"verify", out_, "--source", model_, "--progress", "none"}).code, kExitDone);
+}
+
+TEST_F(NonfiniteTest, MayKeepItsTensor) {
+  ASSERT_EQ(quantize({"--nonfinite", "keep-original"}).code, kExitDone);
+  const auto report = boost::json::parse(get_file(out_ + "/halfquad_report.json"));
+  EXPECT_EQ(report.at("layers").as_array().size(), 1U);
+  EXPECT_EQ(report.at("kept").as_array().at(0).at("name"), "model.layers.0.mlp.down_proj.weight");
+  EXPECT_EQ(run({"verify", out_, "--source", model_, "--progress", "none"}).code, kExitDone);
+}
+
+TEST_F(CommandTest, BenchPrintsVersionedLines) {
+  const std::vector<std::string> quick = {"--runs", "1", "--seconds", "0.001"};
+  const auto bench = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), quick.begin(), quick.end());
+    return run(arguments);
+  };
+
+  const Outcome solve = bench({"bench", "solve", "--bits", "4,3", "--group-size", "64"});
+  EXPECT_EQ(solve.code, kExitDone) << solve.err;
+  EXPECT_TRUE(has(solve.out, "halfquad-bench-1, bench, solve, isa, ")) << solve.out;
+  EXPECT_TRUE(has(solve.out, "bits, 3, group_size, 64")) << solve.out;
+  EXPECT_TRUE(has(bench({"bench", "pack"}).out, "packing, 3bit_32, pack_gcodes_per_s, "));
+  const Outcome io = bench({"bench", "io", "--dir", path("."), "--source", model_, "--write-bytes", "3MiB"});
+  EXPECT_EQ(io.code, kExitDone) << io.err;
+  EXPECT_TRUE(has(io.out, "what, both, reads, direct")) << io.out;
+  EXPECT_TRUE(has(io.out, "bytes_written, 3145728")) << io.out;
+  EXPECT_FALSE(std::filesystem::exists(path("halfquad-bench.tmp")));
+  EXPECT_EQ(bench({"bench", "io"}).code, kExitUsage);
+  EXPECT_EQ(bench({"bench", "solve", "--bits", "7"}).code, kExitUsage);
+}
+
+}  // namespace
+}  // namespace halfquad
