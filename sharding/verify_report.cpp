@@ -42,9 +42,10 @@ class Node {
   }
 
   [[nodiscard]] std::int64_t integer() const {
-    const std::int64_t* found = value_.if_int64();
-    if (found == nullptr || *found < 0) fail("is not a non-negative integer");
-    return *found;
+    boost::system::error_code failed;
+    const auto found = value_.is_double() ? -1 : value_.to_number<std::int64_t>(failed);
+    if (failed || found < 0) fail("is not a non-negative integer");
+    return found;
   }
 
   [[nodiscard]] double number() const {
