@@ -94,8 +94,7 @@ std::optional<std::string> cgroup_path(std::string_view proc_self_cgroup, std::s
     std::string_view path = cut(proc_self_cgroup, '\n');
     const std::string_view hierarchy = cut(path, ':');
     const std::string_view controllers = cut(path, ':');
-    const bool wanted =
-        controller.empty() ? hierarchy == "0" && controllers.empty() : list_holds(controllers, controller);
+    const bool wanted = controller.empty() ? hierarchy == "0" : list_holds(controllers, controller);
     if (wanted) return std::string(path);
   }
   return std::nullopt;

@@ -63,25 +63,46 @@ TEST(ParallelFor, TreatsFewerThanOneThreadAsOne) {
   EXPECT_EQ(runs, 3);
 }
 
-TEST(ParallelFor, RethrowsTheFirstExceptionAndStopsTheHandOut) {
-  std::atomic<int> runs{0};
-  std::atomic<bool> first_thrown{false};
+TEST(ParallelFor, RethrowsTheFirstException) {
+  std::atomic<bool> second_runs{false};
+  std::atomic<bool> first_throws{false};
 
   const Error error = error_of([&] {
-    parallel_for(2, 1'000'000, StopFlag(), [&](int, std::int64_t index) {
-      ++runs;
+    parallel_for(2, 2, StopFlag(), [&](int, std::int64_t index) {
       if (index == 0) {
-        first_thrown = true;
+        while (!second_runs) std::this_thread::yield();
+        first_throws = true;
         throw Error(ErrorCode::kIo, "first");
       }
-      while (!first_thrown) std::this_thread::yield();
-      std::this_thread::sleep_for(20ms);
+      second_runs = true;
+      while (!first_throws) std::this_thread::yield();
+      std::this_thread::sleep_for(50ms);
       throw Error(ErrorCode::kBadInput, "second");
     });
   });
 
   EXPECT_STREQ(error.what(), "first");
-  EXPECT_LE(runs, 2);
+}
+
+TEST(ParallelFor, AnExceptionStopsTheHandOut) {
+  std::atomic<int> runs{0};
+  std::atomic<bool> throws{false};
+
+  const Error error = error_of([&] {
+    parallel_for(2, 1000, StopFlag(), [&](int, std::int64_t index) {
+      ++runs;
+      if (index == 0) {
+        while (runs < 2) std::this_thread::yield();
+        throws = true;
+        throw Error(ErrorCode::kIo, "disk full");
+      }
+      while (!throws) std::this_thread::yield();
+      std::this_thread::sleep_for(50ms);
+    });
+  });
+
+  EXPECT_EQ(error.code(), ErrorCode::kIo);
+  EXPECT_EQ(runs, 2);
 }
 
 TEST(ParallelFor, PassesForeignExceptionsOn) {
