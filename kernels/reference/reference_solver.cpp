@@ -168,6 +168,7 @@ class ReferenceSolver final : public Solver {
   /// Runs the steps of the half-quadratic solver on the current group; only the zero of `grid` moves.
   void iterate(SumOrder order, const SolveRequest& request, FixedGrid& grid, SolveStats& stats) {
     const int steps = request.spec.optimizes() ? request.iters : 0;
+    stats.settled = std::max(stats.settled, steps);  // repeats are not looked for here
     const PowerExponent exponent = power_exponent(request.spec.lp_norm);
     const auto largest = static_cast<float>(qmax(request.spec.width));
     std::vector<float>& abs_error = x_;

@@ -59,15 +59,22 @@ class SimdSolver final : public Solver {
       Grid grid = StartGrid(lo, hi, qmax_v, request.spec.round_zero);
       ScaleWeights(scratch_.w, grid.S, elems, scratch_.ws);
       if (record) {
-        RunSteps<Errors::kYes>(plan, order, elems, count, scratch_, qmax_v, grid, exact, stats.step_abs.data());
-      } else if (steps && plan.iters > 0) {
-        RunSteps<Errors::kNo>(plan, order, elems, count, scratch_, qmax_v, grid, exact, nullptr);
+        note_settled(
+            RunSteps<Errors::kYes>(plan, order, elems, count, scratch_, qmax_v, grid, exact, stats.step_abs.data()),
+            stats);
+      } else if (plan.iters > 0) {
+        note_settled(RunSteps<Errors::kNo>(plan, order, elems, count, scratch_, qmax_v, grid, exact, nullptr), stats);
       }
       EncodeLanes(block, first, count, scratch_, grid.S, grid.z, qmax_v, target);
       StoreLanes(grid.s, count, target.scale + first);
       StoreLanes(grid.z, count, target.zero + first);
-      add_errors(block, count, order, grid.z, qmax_v, RoundLanes(grid.s, request.stored),
-                 RoundLanes(grid.z, request.stored), slots, exact, stats.final_error);
+      const EncodedErrors errors{scratch_.w,
+                                 scratch_.ws,
+                                 grid.z,
+                                 qmax_v,
+                                 RoundLanes(grid.s, request.stored),
+                                 RoundLanes(grid.z, request.stored)};
+      record_errors(SumGroup(order, elems, errors), count, slots, exact, stats.final_error);
       if (exact.CountBlock()) flush(exact, slots, stats);
     }
     flush(exact, slots, stats);
@@ -90,7 +97,8 @@ class SimdSolver final : public Solver {
       if (FindRange(scratch_.w, elems, lo, hi)) stats.nonfinite = true;
       ScaleWeights(scratch_.w, S, elems, scratch_.ws);
       EncodeLanes(block, first, count, scratch_, S, z, qmax_v, target);
-      add_errors(block, count, OrderOf(block), z, qmax_v, stored_s, stored_z, 0, exact, stats.final_error);
+      const EncodedErrors errors{scratch_.w, scratch_.ws, z, qmax_v, stored_s, stored_z};
+      record_errors(SumGroup(OrderOf(block), elems, errors), count, 0, exact, stats.final_error);
       if (exact.CountBlock()) flush(exact, 0, stats);
     }
     flush(exact, 0, stats);
@@ -134,10 +142,9 @@ class SimdSolver final : public Solver {
         s[lane] = scale[first + (lane < count ? lane : 0)];
         z[lane] = zero[first + (lane < count ? lane : 0)];
       }
-      const VF none = hn::Zero(kDF);
-      VF largest = none;
-      const ErrorVisit visit{scratch_.w, scratch_.ws, none, none, hn::Load(kDF, s), hn::Load(kDF, z), false, &largest};
-      record_errors(block, count, OrderOf(block), visit, 0, exact, stats.final_error);
+      const GivenErrors errors{scratch_.w, scratch_.ws, hn::Load(kDF, s), hn::Load(kDF, z)};
+      const size_t elems = static_cast<size_t>(block.group_elems);
+      record_errors(SumGroup(OrderOf(block), elems, errors), count, 0, exact, stats.final_error);
       if (exact.CountBlock()) flush(exact, 0, stats);
     }
     flush(exact, 0, stats);
@@ -157,20 +164,16 @@ class SimdSolver final : public Solver {
     return plan;
   }
 
-  void add_errors(const GroupBlock& block, size_t count, Order order, VF z, VF qmax_v, VF stored_s, VF stored_z,
-                  size_t first_slot, ExactLanes& exact, ErrorSums& sums) {
-    VF largest = hn::Zero(kDF);
-    const ErrorVisit visit{scratch_.w, scratch_.ws, z, qmax_v, stored_s, stored_z, true, &largest};
-    record_errors(block, count, order, visit, first_slot, exact, sums);
+  static void note_settled(size_t steps, SolveStats& stats) {
+    if (static_cast<int>(steps) > stats.settled) stats.settled = static_cast<int>(steps);
   }
 
-  static void record_errors(const GroupBlock& block, size_t count, Order order, const ErrorVisit& visit,
-                            size_t first_slot, ExactLanes& exact, ErrorSums& sums) {
-    const Sums<3> totals = SumGroup<3>(order, static_cast<size_t>(block.group_elems), visit);
-    exact.Add(first_slot + kAbsSlot, totals.x[0], count, sums.abs);
-    exact.Add(first_slot + kSquareSlot, totals.x[1], count, sums.square);
-    exact.Add(first_slot + kWeightSlot, totals.x[2], count, sums.weight2);
-    const float largest = hn::GetLane(hn::MaxOfLanes(kDF, *visit.largest));
+  static void record_errors(const ErrorTerms& terms, size_t count, size_t first_slot, ExactLanes& exact,
+                            ErrorSums& sums) {
+    exact.Add(first_slot + kAbsSlot, terms.abs, count, sums.abs);
+    exact.Add(first_slot + kSquareSlot, terms.square, count, sums.square);
+    exact.Add(first_slot + kWeightSlot, terms.weight2, count, sums.weight2);
+    const float largest = hn::GetLane(hn::MaxOfLanes(kDF, terms.largest));
     if (largest > sums.max_abs) sums.max_abs = largest;
   }
 

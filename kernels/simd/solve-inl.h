@@ -153,16 +153,16 @@ HWY_INLINE Sums<2> RunStep(Order order, size_t elems, const simd::Scratch& scrat
   if (HWY_UNLIKELY(!hn::AllTrue(kDF, hn::Le(bounds.error_bound, threshold)))) {
     const ShrinkStep visit{scratch.w, scratch.ws, grid.z, grid.s, grid.S, qmax, threshold, hn::Set(kDF, step.inv_beta),
                            shrinkage};
-    return SumGroup<2>(order == Order::kStrided ? order : Order::kConsecutive, elems, visit);
+    return SumGroup(order == Order::kStrided ? order : Order::kConsecutive, elems, visit);
   }
   constexpr int kSums = PlainStep<Clamp::kNo, kErrors>::kSums;
   Sums<kSums> sums;
   if (bounds.clamp) {
     const PlainStep<Clamp::kYes, kErrors> visit{scratch.w, scratch.ws, grid.z, grid.s, qmax};
-    sums = SumGroup<kSums>(order, elems, visit);
+    sums = SumGroup(order, elems, visit);
   } else {
     const PlainStep<Clamp::kNo, kErrors> visit{scratch.w, scratch.ws, grid.z, grid.s, qmax};
-    sums = SumGroup<kSums>(order, elems, visit);
+    sums = SumGroup(order, elems, visit);
   }
   total.x[0] = sums.x[0];
   total.x[1] = kErrors == Errors::kYes ? sums.x[kSums - 1] : hn::Zero(kDF);
@@ -177,10 +177,10 @@ struct StepPlan {
   bool exit_at_fixed_point = true;
 };
 
-// Runs the steps of N groups; grid.z becomes the final z.
+// Runs the steps of N groups; grid.z becomes the final z. Returns after how many steps z was final.
 template <Errors kErrors>
-HWY_INLINE void RunSteps(const StepPlan& plan, Order order, size_t elems, size_t count, const simd::Scratch& scratch,
-                         VF qmax, Grid& grid, ExactLanes& exact, ExactSum* step_abs) {
+HWY_INLINE size_t RunSteps(const StepPlan& plan, Order order, size_t elems, size_t count, const simd::Scratch& scratch,
+                           VF qmax, Grid& grid, ExactLanes& exact, ExactSum* step_abs) {
   const VF divisor = hn::Set(kDF, static_cast<float>(elems));
   const VF last_threshold = hn::Set(kDF, plan.steps[plan.iters - 1].inert_threshold);
   for (size_t t = 0; t < plan.iters; ++t) {
@@ -194,32 +194,50 @@ HWY_INLINE void RunSteps(const StepPlan& plan, Order order, size_t elems, size_t
       if constexpr (kErrors == Errors::kYes) {
         for (size_t u = t + 1; u < plan.iters; ++u) exact.Add(u, sums.x[1], count, step_abs[u]);
       }
-      return;
+      return t;
     }
     grid.z = z;
   }
+  return plan.iters;
 }
 
-// Sums of |e|, e² and w² with the scale and zero that will be stored.
-struct ErrorVisit {
-  const float* HWY_RESTRICT w;
-  const float* HWY_RESTRICT codes;  // q itself, or w·S when `encode`
-  VF z, qmax;                       // for encoding
-  VF stored_s, stored_z;
-  bool encode;
-  VF* largest;
+// |e|, e² and w² are summed; of |e| the largest is kept too.
+struct ErrorTerms {
+  VF abs, square, weight2, largest;
+  HWY_INLINE void Clear() { abs = square = weight2 = largest = hn::Zero(kDF); }
+  HWY_INLINE void Add(const ErrorTerms& o) {
+    abs = hn::Add(abs, o.abs);
+    square = hn::Add(square, o.square);
+    weight2 = hn::Add(weight2, o.weight2);
+    largest = hn::Max(largest, o.largest);
+  }
+};
 
-  HWY_INLINE Sums<3> operator()(size_t k) const {
-    const VF weight = hn::Load(kDF, w + k * kLanes);
-    VF q = hn::Load(kDF, codes + k * kLanes);
-    if (encode) q = hn::Min(hn::Max(hn::Round(hn::Add(q, z)), hn::Zero(kDF)), qmax);
-    const VF e = hn::Sub(weight, hn::Mul(SubOnMulPipe(q, stored_z), stored_s));
-    Sums<3> out;
-    out.x[0] = hn::Abs(e);
-    out.x[1] = hn::Mul(e, e);
-    out.x[2] = hn::Mul(weight, weight);
-    *largest = hn::Max(*largest, out.x[0]);
-    return out;
+HWY_INLINE ErrorTerms TermsOfError(VF weight, VF q, VF stored_s, VF stored_z) {
+  const VF e = hn::Sub(weight, hn::Mul(SubOnMulPipe(q, stored_z), stored_s));
+  const VF a = hn::Abs(e);
+  return {a, hn::Mul(e, e), hn::Mul(weight, weight), a};
+}
+
+// Errors of codes still to be derived from w·S + z ...
+struct EncodedErrors {
+  const float* HWY_RESTRICT w;
+  const float* HWY_RESTRICT ws;
+  VF z, qmax, stored_s, stored_z;
+  HWY_INLINE ErrorTerms operator()(size_t k) const {
+    const VF rounded = hn::Round(hn::Add(hn::Load(kDF, ws + k * kLanes), z));
+    const VF q = hn::Min(hn::Max(rounded, hn::Zero(kDF)), qmax);
+    return TermsOfError(hn::Load(kDF, w + k * kLanes), q, stored_s, stored_z);
+  }
+};
+
+// ... and of codes that are given.
+struct GivenErrors {
+  const float* HWY_RESTRICT w;
+  const float* HWY_RESTRICT codes;
+  VF stored_s, stored_z;
+  HWY_INLINE ErrorTerms operator()(size_t k) const {
+    return TermsOfError(hn::Load(kDF, w + k * kLanes), hn::Load(kDF, codes + k * kLanes), stored_s, stored_z);
   }
 };
 
@@ -288,6 +306,9 @@ HWY_INLINE void StoreLanes(VF values, size_t count, float* out) {
 // Each lane after one rounding to the stored dtype.
 HWY_INLINE VF RoundLanes(VF values, DType stored) {
   if (stored == DType::kF32) return values;
+#if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86  // F16C rounds as round_to() does; emulations need not
+  if (stored == DType::kF16) return hn::PromoteTo(kDF, hn::DemoteTo(hn::Rebind<hwy::float16_t, DF>(), values));
+#endif
   HWY_ALIGN float each[kLanes];
   hn::Store(values, kDF, each);
   for (float& value : each) value = round_to(stored, value);

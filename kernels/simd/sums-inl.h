@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "kernels/exact_sum.h"
 #include "kernels/simd/lanes-inl.h"
@@ -18,23 +19,28 @@ HWY_BEFORE_NAMESPACE();
 namespace halfquad {
 namespace HWY_NAMESPACE {
 
-// Several sums over the same elements: `visit(k, x)` sets x[0..kSums) for element k.
+// Several sums over the same elements. A visitor `visit(k)` returns the terms of element k as one of these, or as any
+// type with Clear() and Add().
 template <int kSums>
 struct Sums {
   VF x[kSums];
   HWY_INLINE void Clear() {
     for (int i = 0; i < kSums; ++i) x[i] = hn::Zero(kDF);
   }
+  // Every other sum through the multiply pipes, which evens the load of the solver's step: four operations each.
   HWY_INLINE void Add(const Sums& o) {
-    for (int i = 0; i < kSums; ++i) x[i] = hn::Add(x[i], o.x[i]);
+    for (int i = 0; i < kSums; ++i) x[i] = i % 2 == 0 ? hn::Add(x[i], o.x[i]) : AddOnMulPipe(x[i], o.x[i]);
   }
 };
 
+template <class Visit>
+using TermsOf = decltype(std::declval<const Visit&>()(size_t{}));
+
 // One running sum of visit(first), visit(first + step), ...: every 2^power additions it is closed into the next of four
 // levels, which are added up at the end. Up to 16 additions that is a plain sum.
-template <int kSums, class Visit>
-HWY_INLINE Sums<kSums> RunningSum(size_t count, size_t first, size_t step, const Visit& visit) {
-  Sums<kSums> level[4];
+template <class Visit>
+HWY_INLINE TermsOf<Visit> RunningSum(size_t count, size_t first, size_t step, const Visit& visit) {
+  TermsOf<Visit> level[4];
   for (auto& l : level) l.Clear();
   const size_t quarter = count > 1 ? static_cast<size_t>(std::bit_width(count - 1)) / 4 : 0;
   const size_t power = quarter > 4 ? quarter : 4;
@@ -57,24 +63,24 @@ HWY_INLINE Sums<kSums> RunningSum(size_t count, size_t first, size_t step, const
 
 // The same for a count known to be small: no closing happens below 17 additions. The first term is not added to zero:
 // that could only turn -0 into +0, which no total can show since totals start from +0.
-template <int kSums, size_t kCount, class Visit>
-HWY_INLINE Sums<kSums> ShortSum(size_t first, size_t step, const Visit& visit) {
+template <size_t kCount, class Visit>
+HWY_INLINE TermsOf<Visit> ShortSum(size_t first, size_t step, const Visit& visit) {
   static_assert(kCount >= 1 && kCount <= 16);
-  Sums<kSums> sum = visit(first);
+  TermsOf<Visit> sum = visit(first);
   for (size_t i = 1; i < kCount; ++i) sum.Add(visit(first + i * step));
   return sum;
 }
 
 // Groups of consecutive elements: 32 running sums (element k goes to sum k mod 32), joined 4 -> 8 lanes -> 1.
 // kRounds > 0: the group has exactly 32 * kRounds elements.
-template <int kSums, size_t kRounds, class Visit>
-HWY_INLINE Sums<kSums> SumConsecutive(size_t elems, const Visit& visit) {
-  Sums<kSums> total;
+template <size_t kRounds, class Visit>
+HWY_INLINE TermsOf<Visit> SumConsecutive(size_t elems, const Visit& visit) {
+  TermsOf<Visit> total;
   total.Clear();
   if constexpr (kRounds > 0) {
     for (size_t l = 0; l < 8; ++l) {
-      Sums<kSums> lane = ShortSum<kSums, kRounds>(l, 32, visit);
-      for (size_t c = 1; c < 4; ++c) lane.Add(ShortSum<kSums, kRounds>(8 * c + l, 32, visit));
+      TermsOf<Visit> lane = ShortSum<kRounds>(l, 32, visit);
+      for (size_t c = 1; c < 4; ++c) lane.Add(ShortSum<kRounds>(8 * c + l, 32, visit));
       total.Add(lane);
     }
   } else {
@@ -82,9 +88,9 @@ HWY_INLINE Sums<kSums> SumConsecutive(size_t elems, const Visit& visit) {
     const size_t rounds = vectors / 4;
     for (size_t k = vectors * 8; k < elems; ++k) total.Add(visit(k));
     for (size_t l = 0; l < 8 && vectors > 0; ++l) {
-      Sums<kSums> lane = RunningSum<kSums>(rounds, l, 32, visit);
+      TermsOf<Visit> lane = RunningSum(rounds, l, 32, visit);
       for (size_t i = rounds * 4; i < vectors; ++i) lane.Add(visit(8 * i + l));
-      for (size_t c = 1; c < 4; ++c) lane.Add(RunningSum<kSums>(rounds, 8 * c + l, 32, visit));
+      for (size_t c = 1; c < 4; ++c) lane.Add(RunningSum(rounds, 8 * c + l, 32, visit));
       total.Add(lane);
     }
   }
@@ -107,21 +113,21 @@ HWY_INLINE Order OrderOf(const GroupBlock& block) {
   }
 }
 
-template <int kSums, class Visit>
-HWY_INLINE Sums<kSums> SumGroup(Order order, size_t elems, const Visit& visit) {
+template <class Visit>
+HWY_INLINE TermsOf<Visit> SumGroup(Order order, size_t elems, const Visit& visit) {
   switch (order) {
     case Order::kStrided:
-      return RunningSum<kSums>(elems, 0, 1, visit);
+      return RunningSum(elems, 0, 1, visit);
     case Order::kConsecutive32:
-      return SumConsecutive<kSums, 1>(elems, visit);
+      return SumConsecutive<1>(elems, visit);
     case Order::kConsecutive64:
-      return SumConsecutive<kSums, 2>(elems, visit);
+      return SumConsecutive<2>(elems, visit);
     case Order::kConsecutive128:
-      return SumConsecutive<kSums, 4>(elems, visit);
+      return SumConsecutive<4>(elems, visit);
     case Order::kConsecutive:
       break;
   }
-  return SumConsecutive<kSums, 0>(elems, visit);
+  return SumConsecutive<0>(elems, visit);
 }
 
 // Adds fp32 group sums exactly, N at a time: as doubles inside a window of magnitudes where no bit can be lost, flushed
