@@ -172,6 +172,10 @@ void TinyOutput::write_output() const {
 
 TestTensor& TinyOutput::tensor(const std::string& name) { return find(tensors, name); }
 
+const TestTensor& TinyOutput::tensor(const std::string& name) const {
+  return const_cast<TinyOutput*>(this)->tensor(name);
+}
+
 TestTensor& TinyOutput::source_tensor(const std::string& name) { return find(source, name); }
 
 void TinyOutput::erase_tensor(const std::string& name) {

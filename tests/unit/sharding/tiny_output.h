@@ -32,6 +32,7 @@ struct TinyOutput {
   void write_output() const;
 
   [[nodiscard]] TestTensor& tensor(const std::string& name);
+  [[nodiscard]] const TestTensor& tensor(const std::string& name) const;
   [[nodiscard]] TestTensor& source_tensor(const std::string& name);
   void erase_tensor(const std::string& name);
   /// Sets the bytes of a scalar, keeping dtype and shape.
