@@ -16,7 +16,7 @@ namespace halfquad {
 
 struct SynthOptions {
   std::string preset = "tiny";  ///< tiny, llama-8b, llama-13b, llama-70b.
-  std::optional<int> layers;    ///< Instead of the preset's.
+  std::optional<int> layers{};  ///< Instead of the preset's.
   std::uint64_t seed = 1;
   DType dtype = DType::kBF16;                 ///< BF16, F16 or F32.
   std::uint64_t shard_bytes = 5'000'000'000;  ///< Largest weight file, as huggingface_hub cuts.

@@ -39,22 +39,23 @@ int code_at(const StoredLayer& layer, const std::string& packed, std::int64_t ro
 }
 
 std::string naive_weights(const TinyOutput& tiny, const StoredLayer& layer, DType dtype) {
-  const auto value = [&](const std::string& name, std::int64_t i) {
-    const std::string& bytes = tiny.tensor(name).bytes;
-    float out = 0;
-    decode_to_f32(reinterpret_cast<const std::byte*>(bytes.data()) + i * bytes_of(layer.stored), layer.stored, 1, &out);
+  const auto floats = [&](const std::string& name) {
+    std::vector<float> out(static_cast<std::size_t>(layer.tiles.scale_count()));
+    decode_to_f32(reinterpret_cast<const std::byte*>(tiny.tensor(name).bytes.data()), layer.stored,
+                  layer.tiles.scale_count(), out.data());
     return out;
   };
+  const std::vector<float> scale = floats(layer.module + ".scale");
+  const std::vector<float> zero = floats(layer.module + ".zero");
   const std::string& packed = tiny.tensor(layer.module + ".W_q").bytes;
   const GroupedShape& grouped = layer.tiles.grouped();
   std::string out;
   for (std::int64_t i = 0; i < layer.rows * layer.cols; ++i) {  // the grouped matrix is the tensor, reshaped
     const std::int64_t row = i / grouped.cols;
     const std::int64_t col = i % grouped.cols;
-    const std::int64_t group = !layer.spec.channel_wise ? 0 : layer.spec.axis == 1 ? row : col;
-    const float difference =
-        static_cast<float>(code_at(layer, packed, row, col)) - value(layer.module + ".zero", group);
-    const float weight = difference * value(layer.module + ".scale", group);
+    const auto group = static_cast<std::size_t>(!layer.spec.channel_wise ? 0 : layer.spec.axis == 1 ? row : col);
+    const float difference = static_cast<float>(code_at(layer, packed, row, col)) - zero[group];
+    const float weight = difference * scale[group];
     char bytes[4];
     encode_from_f32(&weight, dtype, 1, reinterpret_cast<std::byte*>(bytes));
     out.append(bytes, static_cast<std::size_t>(bytes_of(dtype)));
