@@ -9,7 +9,7 @@
 #include "sharding/rules.h"
 
 int main() {
-  const std::optional<std::string> refusal = halfquad::why_not(halfquad::QuantSpec{}, 64, 4100);
+  const std::optional<std::string> refusal = halfquad::why_not(halfquad::QuantSpec{}, 3, 100);
   const halfquad::Rule rule = halfquad::parse_rule("layers\\.0\\.=bits:3");
   const std::string header = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
   const halfquad::SafetensorsHeader parsed = halfquad::parse_safetensors_header(header, 8, "consumer");
