@@ -1,17 +1,19 @@
 #include "io/json.h"
 
+#include <charconv>
 #include <cmath>
 #include <cstddef>
 #include <string>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include <boost/json/basic_parser_impl.hpp>
-#include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
+#include <boost/json/value_stack.hpp>
 #include <fmt/format.h>
 
-#include "runtime/check.h"
+#include "runtime/error.h"
 #include "runtime/text.h"
 
 namespace halfquad {
@@ -22,14 +24,17 @@ namespace json = boost::json;
 constexpr std::size_t kMaxDepth = 64;
 constexpr int kIndent = 2;
 
-/// Receives the parser's events and keeps only what Boost's own tree builder does not look at: the keys of each open
-/// object. A repeated one stops the parse with `problem` set.
+/// Builds the value from the parser's events and does what Boost's own handler does not: it keeps the keys of each open
+/// object and stops at a repeated one with `problem` set, and it rounds decimal numbers exactly (Boost's own conversion
+/// is off by one unit in the last place now and then, which would alter a copied configuration).
 class StrictHandler {
  public:
   static constexpr std::size_t max_object_size = std::size_t(-1);
   static constexpr std::size_t max_array_size = std::size_t(-1);
   static constexpr std::size_t max_key_size = std::size_t(-1);
   static constexpr std::size_t max_string_size = std::size_t(-1);
+
+  StrictHandler() { values_.reset(); }
 
   // The names and signatures below are those that basic_parser asks for.
   bool on_document_begin(json::error_code&) { return true; }
@@ -38,61 +43,90 @@ class StrictHandler {
     keys_.emplace_back();
     return true;
   }
-  bool on_object_end(std::size_t, json::error_code&) {
+  bool on_object_end(std::size_t count, json::error_code&) {
     keys_.pop_back();
+    values_.push_object(count);
     return true;
   }
   bool on_array_begin(json::error_code&) { return true; }
-  bool on_array_end(std::size_t, json::error_code&) { return true; }
+  bool on_array_end(std::size_t count, json::error_code&) {
+    values_.push_array(count);
+    return true;
+  }
   bool on_key_part(json::string_view part, std::size_t, json::error_code&) {
-    key_.append(part.data(), part.size());
+    text_.append(part.data(), part.size());
     return true;
   }
   bool on_key(json::string_view part, std::size_t, json::error_code& error) {
-    key_.append(part.data(), part.size());
-    if (key_.find('\0') != std::string::npos) {
-      problem = fmt::format("NUL in the key {}", quoted(key_));
-    } else if (!keys_.back().insert(key_).second) {
-      problem = fmt::format("duplicate key {}", quoted(key_));
+    const std::string key = finish_text(part);
+    if (key.find('\0') != std::string::npos) {
+      problem = fmt::format("NUL in the key {}", quoted(key));
+    } else if (!keys_.back().insert(key).second) {
+      problem = fmt::format("duplicate key {}", quoted(key));
+    } else {
+      values_.push_key(key);
+      return true;
     }
-    key_.clear();
-    if (problem.empty()) return true;
     error = json::error::exception;
     return false;
   }
-  bool on_string_part(json::string_view, std::size_t, json::error_code&) { return true; }
-  bool on_string(json::string_view, std::size_t, json::error_code&) { return true; }
-  bool on_number_part(json::string_view, json::error_code&) { return true; }
-  bool on_int64(std::int64_t, json::string_view, json::error_code&) { return true; }
-  bool on_uint64(std::uint64_t, json::string_view, json::error_code&) { return true; }
-  bool on_double(double, json::string_view, json::error_code&) { return true; }
-  bool on_bool(bool, json::error_code&) { return true; }
-  bool on_null(json::error_code&) { return true; }
+  bool on_string_part(json::string_view part, std::size_t, json::error_code&) {
+    values_.push_chars(part);
+    return true;
+  }
+  bool on_string(json::string_view part, std::size_t, json::error_code&) {
+    values_.push_string(part);
+    return true;
+  }
+  bool on_number_part(json::string_view part, json::error_code&) {
+    text_.append(part.data(), part.size());
+    return true;
+  }
+  bool on_int64(std::int64_t number, json::string_view, json::error_code&) {
+    text_.clear();
+    values_.push_int64(number);
+    return true;
+  }
+  bool on_uint64(std::uint64_t number, json::string_view, json::error_code&) {
+    text_.clear();
+    values_.push_uint64(number);
+    return true;
+  }
+  bool on_double(double number, json::string_view part, json::error_code&) {
+    const std::string digits = finish_text(part);
+    // Leaves `number` as it is, an infinity or a zero, when the digits are out of a double's range.
+    std::from_chars(digits.data(), digits.data() + digits.size(), number);
+    values_.push_double(number);
+    return true;
+  }
+  bool on_bool(bool truth, json::error_code&) {
+    values_.push_bool(truth);
+    return true;
+  }
+  bool on_null(json::error_code&) {
+    values_.push_null();
+    return true;
+  }
   bool on_comment_part(json::string_view, json::error_code&) { return true; }
   bool on_comment(json::string_view, json::error_code&) { return true; }
+
+  [[nodiscard]] json::value release() { return values_.release(); }
 
   std::string problem;
 
  private:
+  [[nodiscard]] std::string finish_text(json::string_view last_part) {
+    text_.append(last_part.data(), last_part.size());
+    return std::exchange(text_, {});
+  }
+
+  json::value_stack values_;
   std::vector<std::unordered_set<std::string>> keys_;
-  std::string key_;
+  std::string text_;  // the parts so far of a key or a number
 };
 
 [[noreturn]] void refuse(std::string_view what, std::string_view reason, std::size_t offset) {
   throw Error(ErrorCode::kBadInput, fmt::format("{}: {} at byte {}", what, reason, offset));
-}
-
-void check_strictly(std::string_view text, std::string_view what) {
-  json::parse_options options;
-  options.max_depth = kMaxDepth;
-  json::basic_parser<StrictHandler> parser(options);
-  json::error_code error;
-  const std::size_t used = parser.write_some(false, text.data(), text.size(), error);
-  if (!parser.handler().problem.empty()) refuse(what, parser.handler().problem, used);
-  if (error == json::error::too_deep) refuse(what, fmt::format("nested deeper than {} levels", kMaxDepth), used);
-  if (error == json::error::incomplete) refuse(what, "the JSON text ends early", text.size());
-  if (error) refuse(what, "malformed JSON (" + error.message() + ")", used);
-  if (used < text.size()) refuse(what, "text after the end of the JSON value", used);
 }
 
 /// Boost would write 0.1 as 1E-1: correct, but not for people. Here the shortest digits that read back the same.
@@ -159,13 +193,17 @@ void append_pretty(const json::value& value, int depth, std::string& out) {
 }  // namespace
 
 json::value parse_json(std::string_view text, std::string_view what) {
-  check_strictly(text, what);
   json::parse_options options;
   options.max_depth = kMaxDepth;
+  json::basic_parser<StrictHandler> parser(options);
   json::error_code error;
-  json::value value = json::parse({text.data(), text.size()}, error, {}, options);
-  HALFQUAD_REQUIRE(!error, kInternal, fmt::format("{}: the two JSON parses disagree: {}", what, error.message()));
-  return value;
+  const std::size_t used = parser.write_some(false, text.data(), text.size(), error);
+  if (!parser.handler().problem.empty()) refuse(what, parser.handler().problem, used);
+  if (error == json::error::too_deep) refuse(what, fmt::format("nested deeper than {} levels", kMaxDepth), used);
+  if (error == json::error::incomplete) refuse(what, "the JSON text ends early", text.size());
+  if (error) refuse(what, "malformed JSON (" + error.message() + ")", used);
+  if (used < text.size()) refuse(what, "text after the end of the JSON value", used);
+  return parser.handler().release();
 }
 
 std::string pretty_json(const json::value& value) {

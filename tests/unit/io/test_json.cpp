@@ -59,6 +59,19 @@ TEST(ParseJsonValue, ReadsWhatIsWellFormed) {
   EXPECT_TRUE(value.at("b").at("a").as_object().empty());
 }
 
+TEST(ParseJsonValue, RoundsDecimalNumbersExactly) {
+  const auto value =
+      parse_json("[1e-05, 1e-06, 1e-12, 0.1, 18446744073709551616125, 2.2250738585072014e-308, 1e999]", "x");
+
+  EXPECT_EQ(value.at(0).as_double(), 1e-05);
+  EXPECT_EQ(value.at(1).as_double(), 1e-06);
+  EXPECT_EQ(value.at(2).as_double(), 1e-12);
+  EXPECT_EQ(value.at(3).as_double(), 0.1);
+  EXPECT_EQ(value.at(4).as_double(), 18446744073709551616125.0);
+  EXPECT_EQ(value.at(5).as_double(), 2.2250738585072014e-308);
+  EXPECT_EQ(value.at(6).as_double(), std::numeric_limits<double>::infinity());
+}
+
 TEST(ParseJsonValue, AllowsTheSameKeyInDifferentObjects) {
   EXPECT_NO_THROW(static_cast<void>(parse_json(R"([{"a":1},{"a":{"a":2}}])", "x")));
 }
