@@ -14,6 +14,7 @@ namespace halfquad {
 namespace {
 
 constexpr std::uint32_t kSign = 0x8000'0000U;
+constexpr std::uint32_t kInfinity = 0x7F80'0000U;
 
 template <class T>
 T load(const std::byte* from) noexcept {
@@ -30,13 +31,11 @@ void store(std::byte* to, T value) noexcept {
 constexpr float widen_f16(std::uint16_t bits) noexcept {
   const std::uint32_t magnitude = bits & 0x7FFFU;
   const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000U) << 16U;
-  const std::uint32_t normal = (magnitude << 13U) + (112U << 23U);
-  const std::uint32_t special = normal + (112U << 23U);
-  // 2^-14 with the fraction appended, less 2^-14: exact.
-  const float subnormal = std::bit_cast<float>((magnitude << 13U) + (113U << 23U)) - 0x1p-14F;
-  std::uint32_t out = magnitude < 0x0400U ? std::bit_cast<std::uint32_t>(subnormal) : normal;
-  out = magnitude >= 0x7C00U ? special : out;
-  return std::bit_cast<float>(out | sign);
+  // Fraction and exponent in place, the exponent short of 112: exact for subnormals too. Needed for every input:
+  // GCC would put an operation that is not into a branch.
+  const float scaled = std::bit_cast<float>(magnitude << 13U) * 0x1p112F;
+  const std::uint32_t special = magnitude >= 0x7C00U ? kInfinity : 0U;
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | special | sign);
 }
 
 constexpr float widen_bf16(std::uint16_t bits) noexcept {
@@ -53,7 +52,7 @@ constexpr std::uint16_t narrow_f16(float value) noexcept {
   const std::uint32_t subnormal = std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(0.5F);
   std::uint32_t out = magnitude < (113U << 23U) ? subnormal : normal;
   out = magnitude >= (143U << 23U) ? 0x7C00U : out;
-  out = magnitude > 0x7F80'0000U ? 0x7E00U | ((magnitude >> 13U) & 0x3FFU) : out;
+  out = magnitude > kInfinity ? 0x7E00U | ((magnitude >> 13U) & 0x3FFU) : out;
   return static_cast<std::uint16_t>(out | ((bits & kSign) >> 16U));
 }
 
@@ -61,7 +60,7 @@ constexpr std::uint16_t narrow_bf16(float value) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t rounded = (bits + 0x7FFFU + ((bits >> 16U) & 1U)) >> 16U;
   const std::uint32_t nan = (bits >> 16U) | 0x40U;
-  return static_cast<std::uint16_t>((bits & ~kSign) > 0x7F80'0000U ? nan : rounded);
+  return static_cast<std::uint16_t>((bits & ~kSign) > kInfinity ? nan : rounded);
 }
 
 /// Calls visit(T{}, convert) with the stored type of `dtype` and its conversion to fp32.
@@ -74,7 +73,7 @@ auto with_source(DType dtype, Visit visit) noexcept {
   return visit(float{}, [](float v) { return v; });
 }
 
-bool nonfinite(float value) noexcept { return (std::bit_cast<std::uint32_t>(value) & ~kSign) >= 0x7F80'0000U; }
+bool nonfinite(float value) noexcept { return (std::bit_cast<std::uint32_t>(value) & ~kSign) >= kInfinity; }
 
 }  // namespace
 

@@ -47,7 +47,8 @@ void unpack_all(const std::byte* packed, std::size_t count, std::span<std::uint8
       if (slabs[s] == nullptr) continue;
       const unsigned shift = kStep * static_cast<unsigned>(slabs.size() - 1 - s);
       std::uint8_t* const out = slabs[s] + begin;
-      for (std::size_t i = 0; i < n; ++i) out[i] = static_cast<std::uint8_t>((elements[i] >> shift) & kMask);
+      for (std::size_t i = 0; i < n; ++i)
+        out[i] = static_cast<std::uint8_t>((std::uint32_t{elements[i]} >> shift) & kMask);
     }
   }
 }
