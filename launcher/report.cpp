@@ -61,7 +61,7 @@ json::object totals_object(const Job& job, const RunResult& result, const RunFac
       {"read_wait_seconds", result.read_wait_seconds},
       {"solve_seconds", result.solve_seconds},
       {"write_seconds", result.write_seconds},
-      {"tiles_redone", result.tiles_redone},
+      {"tiles_reread", result.tiles_reread},
       {"peak_resident_bytes", facts.peak_resident_bytes},
       {"peak_buffer_bytes", result.peak_buffer_bytes},
       {"memory_bytes", facts.memory_bytes},

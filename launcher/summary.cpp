@@ -91,7 +91,7 @@ std::string summary_text(const Job& job, const RunResult& result, const RunFacts
       {"error", fmt::format("relative {}, SQNR {}, mean {:.3g}, largest {:.3g}", ratio_text(errors.relative),
                             decibel_text(errors.sqnr_db), errors.mean_abs, errors.max_abs)});
   facts_table.add_row({"early stop", fmt::format("{} of {} layers; {} tiles solved twice for it", stopped,
-                                                 result.tensors.size(), result.tiles_redone)});
+                                                 result.tensors.size(), result.tiles_reread)});
   facts_table.add_row(
       {"time", fmt::format("{:.2f} s with {} threads ({}): {:.2f} GB/s read, {:.1f} M weights/s", facts.seconds,
                            facts.threads, facts.solver, static_cast<double>(facts.bytes_read) / seconds / 1e9,

@@ -5,15 +5,13 @@
 #include <optional>
 #include <utility>
 
-#include "io/file_system.h"
 #include "runtime/checked.h"
+#include "sharding/item_buffer.h"
 
 namespace halfquad {
 namespace {
 
 constexpr std::uint64_t kMiB = 1ULL << 20;
-// Buffers of the pipeline beside source and output: unpacked codes and the like.
-constexpr std::uint64_t kWorkBytes = kMiB;
 // Reads kept in flight beside the tiles being solved.
 constexpr std::uint64_t kReaders = 4;
 
@@ -23,11 +21,9 @@ std::uint64_t sum_of(std::span<const ByteRange> ranges) {
   return bytes;
 }
 
-void add_item(Plan& plan, const WorkItem& item, std::size_t ranges) {
+void add_item(Plan& plan, const WorkItem& item, std::uint64_t buffer_bytes) {
   plan.source_bytes += item.source_bytes;
-  plan.largest_source = std::max(plan.largest_source, item.source_bytes);
-  plan.largest_output = std::max(plan.largest_output, item.output_bytes);
-  plan.largest_ranges = std::max(plan.largest_ranges, static_cast<std::uint64_t>(ranges));
+  plan.largest_item_bytes = std::max(plan.largest_item_bytes, buffer_bytes);
   plan.items.push_back(item);
 }
 
@@ -37,7 +33,8 @@ void add_tiles(Plan& plan, const QuantizedTensor& tensor, std::size_t index, DTy
     const std::vector<ByteRange> ranges = tensor.tiles.source_ranges(tile, bytes_of(source));
     const std::uint64_t codes = sum_of(tensor.tiles.code_ranges(tile));
     const std::uint64_t scales = sum_of(tensor.tiles.scale_ranges(tile, bytes_of(stored)));
-    add_item(plan, {WorkItem::Kind::kTile, index, tile, sum_of(ranges), codes + 2 * scales}, ranges.size());
+    add_item(plan, {WorkItem::Kind::kTile, index, tile, sum_of(ranges), codes + 2 * scales},
+             ItemBuffer::tile_bytes(tensor, tile, source, stored));
   }
 }
 
@@ -45,13 +42,8 @@ void add_copies(Plan& plan, std::uint64_t bytes, std::size_t index) {
   std::int64_t block = 0;
   for (std::uint64_t offset = 0; offset < bytes; offset += kCopyBlockBytes, ++block) {
     const std::uint64_t length = std::min(kCopyBlockBytes, bytes - offset);
-    add_item(plan, {WorkItem::Kind::kCopy, index, block, length, length}, 1);
+    add_item(plan, {WorkItem::Kind::kCopy, index, block, length, length}, ItemBuffer::copy_bytes(length));
   }
-}
-
-/// What one item in flight holds.
-std::uint64_t bytes_of_one_item(const Plan& plan) noexcept {
-  return plan.largest_source + plan.largest_ranges * ReadFile::kSlack + plan.largest_output + kWorkBytes;
 }
 
 double seconds_at(std::uint64_t amount, double rate) { return rate > 0 ? static_cast<double>(amount) / rate : 0; }
@@ -97,11 +89,11 @@ Prediction predict(const Plan& plan, const Rates& rates, int threads) {
   return prediction;
 }
 
-std::uint64_t minimum_memory(const Plan& plan) noexcept { return round_up(2 * bytes_of_one_item(plan), kMiB); }
+std::uint64_t minimum_memory(const Plan& plan) noexcept { return round_up(2 * plan.largest_item_bytes, kMiB); }
 
 std::uint64_t comfortable_memory(const Plan& plan, int threads) noexcept {
   const std::uint64_t items = static_cast<std::uint64_t>(std::max(1, threads)) + kReaders;
-  return std::max(minimum_memory(plan), round_up(items * bytes_of_one_item(plan), kMiB));
+  return std::max(minimum_memory(plan), round_up(items * plan.largest_item_bytes, kMiB));
 }
 
 }  // namespace halfquad

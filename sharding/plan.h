@@ -27,9 +27,7 @@ struct Plan {
   std::uint64_t source_bytes = 0;    ///< Read at least once.
   std::uint64_t output_bytes = 0;    ///< The finished weight file without its header.
   std::uint64_t weights = 0;         ///< To be solved.
-  std::uint64_t largest_source = 0;  ///< Of one item: what one read buffer must hold (without slack).
-  std::uint64_t largest_output = 0;
-  std::uint64_t largest_ranges = 0;  ///< Most source ranges of one item: each may need ReadFile::kSlack.
+  std::uint64_t largest_item_bytes = 0;  ///< The largest buffer one item travels with (ItemBuffer).
 };
 
 [[nodiscard]] Plan make_plan(const Checkpoint& checkpoint, const OutputLayout& layout);

@@ -42,7 +42,8 @@ struct RunResult {
   std::vector<TensorResult> tensors;   ///< One per OutputLayout::quantized().
   std::vector<std::string> checksums;  ///< One per OutputLayout::entries().
   std::uint64_t peak_buffer_bytes = 0;
-  std::uint64_t tiles_redone = 0;  ///< Tiles solved again because their tensor stopped early.
+  std::uint64_t tiles_reread = 0;   ///< Given up for memory before their tensor was decided, so read and solved twice.
+  std::uint64_t strips_redone = 0;  ///< Parts of held tiles solved again because their tensor stopped early.
   double read_wait_seconds = 0, solve_seconds = 0, write_seconds = 0;  ///< Summed over threads.
 };
 

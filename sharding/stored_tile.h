@@ -20,6 +20,9 @@ class OpenCheckpoint {
  public:
   OpenCheckpoint(FileSystem& fs, const Checkpoint& checkpoint, ReadMode mode);
 
+  /// File number SourceTensor::file.
+  [[nodiscard]] ReadFile& file(int index) const { return *files_[static_cast<std::size_t>(index)]; }
+
   /// Scratch that gather() needs, page-aligned.
   static constexpr std::size_t kScratchBytes = (4 << 20) + ReadFile::kSlack;
 

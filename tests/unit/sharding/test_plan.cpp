@@ -66,9 +66,8 @@ TEST(MakePlan, CountsTilesBlocksAndWeights) {
   EXPECT_EQ(plan.weights, 4096U * 4096 + 64 * 64);
   EXPECT_EQ(plan.source_bytes, checkpoint->tensor_bytes());
   EXPECT_EQ(plan.output_bytes, layout.data_bytes());
-  EXPECT_EQ(plan.largest_source, 8U << 20);
-  EXPECT_EQ(plan.largest_output, kCopyBlockBytes);
-  EXPECT_EQ(plan.largest_ranges, 2U);
+  // The up_proj's tiles: 8 MiB of source in two slabs with room to align, and 2.25 MiB of output, in whole MiB.
+  EXPECT_EQ(plan.largest_item_bytes, 11U << 20);
 }
 
 TEST(Predict, TakesTheSlowestOfTheOverlappedStages) {
@@ -94,14 +93,11 @@ TEST(Predict, TakesTheSlowestOfTheOverlappedStages) {
 
 TEST(PlanMemory, HoldsTwoItemsAtLeastAndOneForEachWorkerAtBest) {
   Plan plan;
-  plan.largest_source = 8 << 20;
-  plan.largest_output = 3 << 20;
-  plan.largest_ranges = 2;
-  const std::uint64_t item = (12ULL << 20) + 2 * ReadFile::kSlack;
+  plan.largest_item_bytes = (12 << 20) + 4096;
 
   EXPECT_EQ(minimum_memory(plan), 25ULL << 20);
-  EXPECT_GE(comfortable_memory(plan, 8), 12 * item);
-  EXPECT_LT(comfortable_memory(plan, 8), 12 * item + (1 << 20));
+  EXPECT_GE(comfortable_memory(plan, 8), 12 * plan.largest_item_bytes);
+  EXPECT_LT(comfortable_memory(plan, 8), 12 * plan.largest_item_bytes + (1 << 20));
   EXPECT_EQ(comfortable_memory(plan, 8) % (1 << 20), 0U);
 }
 

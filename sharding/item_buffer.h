@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "io/file_system.h"
+#include "runtime/buffer_pool.h"
+#include "sharding/hqq_layout.h"
+#include "sharding/tile_solver.h"
+
+namespace halfquad {
+
+/// The one buffer a work item travels with: its source bytes, aligned for direct reads, and room for its output.
+/// A single lease an item means that an item which has its buffer never waits for memory again.
+class ItemBuffer {
+ public:
+  ItemBuffer() = default;
+  /// Lays a tile of `tensor` out in `memory`.
+  ItemBuffer(Buffer memory, const QuantizedTensor& tensor, std::int64_t tile, DType source, DType stored);
+  /// A block of a copied tensor.
+  ItemBuffer(Buffer memory, ByteRange block);
+
+  /// Bytes the two kinds of item need.
+  [[nodiscard]] static std::uint64_t tile_bytes(const QuantizedTensor& tensor, std::int64_t tile, DType source,
+                                                DType stored);
+  [[nodiscard]] static std::uint64_t copy_bytes(std::uint64_t block_bytes) noexcept;
+
+  /// Reads the item's ranges of `tensor` and returns how many bytes that were.
+  std::uint64_t read(ReadFile& file, const SourceTensor& tensor);
+
+  [[nodiscard]] const TileSource& source() const noexcept { return source_; }
+  [[nodiscard]] const TileOutput& output() const noexcept { return output_; }
+  /// Source ranges in the tensor, in the order of source().slabs (by columns: the rows of its only block).
+  [[nodiscard]] std::span<const ByteRange> ranges() const noexcept { return ranges_; }
+  /// The bytes of a copied block.
+  [[nodiscard]] std::span<const std::byte> copied() const noexcept { return copied_; }
+  void release() noexcept { memory_.reset(); }
+
+ private:
+  Buffer memory_;
+  std::vector<ByteRange> ranges_;
+  std::vector<std::span<std::byte>> scratch_;  // where each range is read; by columns: one for all
+  bool gather_rows_ = false;                   // by columns: rows are moved together after reading
+  TileSource source_;
+  TileOutput output_;
+  std::span<std::byte> copied_;
+};
+
+}  // namespace halfquad

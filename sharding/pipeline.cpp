@@ -1,0 +1,202 @@
+#include "sharding/pipeline.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "runtime/check.h"
+
+namespace halfquad {
+namespace {
+
+template <class T>
+T share(std::uint64_t slots, std::uint64_t divisor, T most) {
+  return static_cast<T>(
+      std::clamp<std::uint64_t>(slots / divisor, 1, static_cast<std::uint64_t>(std::max<T>(1, most))));
+}
+
+}  // namespace
+
+Pipeline::Pipeline(FileSystem& fs, const Inputs& inputs)
+    : in_(inputs),
+      files_(fs, inputs.checkpoint, inputs.options.read_mode),
+      pool_(inputs.options.memory_bytes),
+      shape_(shape_for(inputs)),
+      tensors_(inputs.layout.quantized().size()),
+      open_items_(inputs.layout.contents().size(), 0) {
+  for (const OutputTensor& content : in_.layout.contents()) digests_.emplace_back(content.blocks);
+  const auto quantized = in_.layout.quantized();
+  for (std::size_t i = 0; i < in_.plan.items.size(); ++i) {
+    const WorkItem& item = in_.plan.items[i];
+    ++open_items_[entry_of(item)];
+    if (item.kind == WorkItem::Kind::kCopy) continue;
+    ++tensors_[item.tensor].first_passes_open;
+    tensors_[item.tensor].last_item = i;
+  }
+  for (std::size_t i = 0; i < quantized.size(); ++i) {
+    const QuantSpec& spec = quantized[i].spec;
+    if (TensorState::waits(spec)) ++undecided_;
+    if (spec.optimizes()) tensors_[i].step_abs.resize(static_cast<std::size_t>(spec.iters));
+  }
+}
+
+Pipeline::Shape Pipeline::shape_for(const Inputs& inputs) {
+  // Items that are read, solved, written or queued take at most about half of the budget, the rest holds tiles whose
+  // tensor is not decided yet.
+  const std::uint64_t slots = inputs.options.memory_bytes / std::max<std::uint64_t>(1, inputs.plan.largest_item_bytes);
+  Shape shape;
+  shape.workers = share(slots, 6, inputs.options.threads);
+  shape.readers = share(slots, 10, std::clamp(inputs.options.threads / 2, 4, 16));
+  shape.writers = share(slots, 10, std::clamp(inputs.options.threads / 8, 2, 8));
+  shape.ready_limit = share<std::size_t>(slots, 10, static_cast<std::size_t>(shape.workers) + 1);
+  shape.writing_limit = share<std::size_t>(slots, 10, static_cast<std::size_t>(shape.writers) + 1);
+  return shape;
+}
+
+RunResult Pipeline::run() {
+  write_constants();
+  start_threads();
+  if (error_) std::rethrow_exception(error_);
+  for (TensorState& state : tensors_) result_.tensors.push_back(std::move(state.result));
+  for (const BlockDigest& digest : digests_) result_.checksums.push_back(digest.hex());
+  result_.peak_buffer_bytes = pool_.peak_bytes();
+  return std::move(result_);
+}
+
+void Pipeline::start_threads() {
+  readers_running_ = shape_.readers;
+  workers_running_ = shape_.workers;
+  std::vector<std::jthread> threads;
+  const auto start = [&](int count, void (Pipeline::*loop)()) {
+    for (int i = 0; i < count; ++i) threads.emplace_back([this, loop] { guarded([this, loop] { (this->*loop)(); }); });
+  };
+  guarded([&] {
+    start(shape_.readers, &Pipeline::read_loop);
+    start(shape_.workers, &Pipeline::solve_loop);
+    start(shape_.writers, &Pipeline::write_loop);
+  });
+}
+
+template <class Body>
+void Pipeline::guarded(Body body) noexcept {
+  try {
+    body();
+  } catch (...) {
+    fail(std::current_exception());
+  }
+}
+
+void Pipeline::fail(std::exception_ptr error) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::move(error);
+    failed_ = true;
+  }
+  changed_.notify_all();
+  pool_.close();
+}
+
+void Pipeline::check_stop() const {
+  if (in_.stop.requested()) throw Error(ErrorCode::kInterrupted, "interrupted: a stop was requested");
+}
+
+std::size_t Pipeline::entry_of(const WorkItem& item) const {
+  return item.kind == WorkItem::Kind::kCopy ? item.tensor : in_.layout.quantized()[item.tensor].codes;
+}
+
+const SourceTensor& Pipeline::source_of(const WorkItem& item) const {
+  const std::size_t source = item.kind == WorkItem::Kind::kCopy ? in_.layout.contents()[item.tensor].source
+                                                                : in_.layout.quantized()[item.tensor].source;
+  return in_.checkpoint.tensors()[source];
+}
+
+// ---- reading
+
+void Pipeline::read_loop() {
+  while (const std::optional<NextRead> next = next_read()) {
+    Unit unit = read(*next);
+    if (unit.phase == Unit::Phase::kCopy) {
+      push_write(std::move(unit));
+      continue;
+    }
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return failed_ || ready_.size() < shape_.ready_limit; });
+    if (failed_) return;
+    ready_.push_back(std::move(unit));
+    changed_.notify_all();
+  }
+  const std::lock_guard lock(mutex_);
+  --readers_running_;
+  changed_.notify_all();
+}
+
+std::optional<Pipeline::NextRead> Pipeline::next_read() {
+  check_stop();
+  std::unique_lock lock(mutex_);
+  // Readers stay until every tensor is decided: until then a tile may have to be read again.
+  changed_.wait(lock,
+                [&] { return failed_ || !again_.empty() || next_item_ < in_.plan.items.size() || undecided_ == 0; });
+  if (failed_) return {};
+  if (!again_.empty()) {
+    const std::size_t item = again_.front();
+    again_.pop_front();
+    return NextRead{item, Unit::Phase::kAgain};
+  }
+  if (next_item_ == in_.plan.items.size()) return {};
+  const std::size_t item = next_item_++;
+  const bool copy = in_.plan.items[item].kind == WorkItem::Kind::kCopy;
+  return NextRead{item, copy ? Unit::Phase::kCopy : Unit::Phase::kFirst};
+}
+
+Unit Pipeline::read(const NextRead& next) {
+  const WorkItem& item = in_.plan.items[next.item];
+  const SourceTensor& source = source_of(item);
+  Unit unit;
+  unit.phase = next.phase;
+  unit.item = next.item;
+  if (item.kind == WorkItem::Kind::kCopy) {
+    const ByteRange block{static_cast<std::uint64_t>(item.index) * kCopyBlockBytes, item.source_bytes};
+    unit.buffer = ItemBuffer(acquire(ItemBuffer::copy_bytes(block.bytes), next.item), block);
+  } else {
+    const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
+    const DType stored = in_.layout.stored();
+    Buffer memory = acquire(ItemBuffer::tile_bytes(tensor, item.index, source.dtype, stored), next.item);
+    unit.buffer = ItemBuffer(std::move(memory), tensor, item.index, source.dtype, stored);
+  }
+  in_.progress.bytes_read += unit.buffer.read(files_.file(source.file), source);
+  return unit;
+}
+
+// Memory for `item`. When none is free, held tiles are given up, the latest first, but never those of a tensor whose
+// tiles have all been read before `item`: that tensor is decided, and lets go of its tiles, without any further memory.
+// A waiting reader also keeps tiles from being held (first_pass_done), so whatever is in flight ends up free.
+Buffer Pipeline::acquire(std::uint64_t bytes, std::size_t item) {
+  Buffer memory = pool_.try_acquire(bytes);
+  if (!memory.empty()) return memory;
+  {
+    const std::lock_guard lock(mutex_);
+    waiting_.insert(item);
+  }
+  while (memory.empty() && give_up_one(item)) memory = pool_.try_acquire(bytes);
+  if (memory.empty()) memory = pool_.acquire(bytes);
+  const std::lock_guard lock(mutex_);
+  waiting_.erase(waiting_.find(item));
+  return memory;
+}
+
+bool Pipeline::give_up_one(std::size_t item) {
+  Unit victim;  // freed after the lock
+  const std::lock_guard lock(mutex_);
+  TensorState* latest = nullptr;
+  for (TensorState& state : tensors_) {
+    if (state.held.empty() || state.last_item < item) continue;
+    if (latest == nullptr || state.last_item > latest->last_item) latest = &state;
+  }
+  if (latest == nullptr) return false;
+  victim = std::move(latest->held.back());
+  latest->held.pop_back();
+  latest->given_up.push_back(victim.item);
+  return true;
+}
+
+}  // namespace halfquad

@@ -1,0 +1,116 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "io/block_digest.h"
+#include "runtime/buffer_pool.h"
+#include "sharding/runner.h"
+#include "sharding/stored_tile.h"
+#include "sharding/tensor_state.h"
+
+namespace halfquad {
+
+/// One rank's pipeline: reader threads fill buffers, solving workers turn them into output bytes, writer threads put
+/// those at their final offsets. See run_plan() for the contract.
+class Pipeline {
+ public:
+  struct Inputs {
+    const Checkpoint& checkpoint;
+    const OutputLayout& layout;
+    const Plan& plan;
+    SafetensorsWriter& writer;
+    const RunOptions& options;
+    ProgressCounters& progress;
+    const StopFlag& stop;
+  };
+
+  Pipeline(FileSystem& fs, const Inputs& inputs);
+  [[nodiscard]] RunResult run();
+
+ private:
+  // Threads and queue lengths that fit the budget.
+  struct Shape {
+    int readers = 1, workers = 1, writers = 1;
+    std::size_t ready_limit = 1;    // tiles read and not yet solved
+    std::size_t writing_limit = 1;  // items solved and not yet written
+  };
+  static Shape shape_for(const Inputs& inputs);
+
+  void start_threads();
+  void read_loop();
+  void solve_loop();
+  void write_loop();
+  template <class Body>
+  void guarded(Body body) noexcept;
+  void fail(std::exception_ptr error) noexcept;
+  void check_stop() const;
+
+  // Reading.
+  struct NextRead {
+    std::size_t item = 0;
+    Unit::Phase phase = Unit::Phase::kFirst;
+  };
+  [[nodiscard]] std::optional<NextRead> next_read();
+  [[nodiscard]] Unit read(const NextRead& next);
+  [[nodiscard]] Buffer acquire(std::uint64_t bytes, std::size_t item);
+  [[nodiscard]] bool give_up_one(std::size_t item);
+
+  // Solving.
+  using Time = std::chrono::steady_clock::time_point;
+  [[nodiscard]] std::optional<Unit> next_solve();
+  void solve_first(TileSolver& solver, Unit unit);
+  void finish(TileSolver& solver, Unit unit);
+  std::uint64_t solve_strips(TileSolver& solver, Unit& unit, const TileSolver::Job& job, int redo_after,
+                             std::vector<ExactSum>& sums);
+  void clear_nonfinite(const Unit& unit, const QuantizedTensor& tensor);
+  void first_pass_done(Unit unit, const std::vector<ExactSum>& sums, const WeightRange& range, Time start);
+  void decide_locked(std::size_t tensor);
+  void tile_done(Unit unit, Time start, std::uint64_t redone);
+  void count_solving(TensorState& state, Time start);
+
+  // Writing.
+  void push_write(Unit unit);
+  [[nodiscard]] std::optional<Unit> next_write();
+  void write(const Unit& unit);
+  void write_tile(const Unit& unit);
+  void write_grid(std::size_t tensor);
+  void write_constants();
+  void put(std::size_t entry, std::uint64_t offset, std::span<const std::byte> data);
+
+  [[nodiscard]] const WorkItem& item_of(const Unit& unit) const { return in_.plan.items[unit.item]; }
+  [[nodiscard]] std::size_t entry_of(const WorkItem& item) const;
+  [[nodiscard]] const SourceTensor& source_of(const WorkItem& item) const;
+  [[nodiscard]] std::uint64_t weights_of(const WorkItem& item) const;
+
+  Inputs in_;
+  OpenCheckpoint files_;
+  BufferPool pool_;  // outlives every Unit below
+  Shape shape_;
+  std::vector<BlockDigest> digests_;  // one per output tensor
+
+  std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  std::vector<TensorState> tensors_;
+  std::vector<std::int64_t> open_items_;  // by output tensor: items not yet written
+  std::size_t next_item_ = 0;
+  std::size_t undecided_ = 0;           // tensors whose tiles wait for a decision
+  std::deque<std::size_t> again_;       // items to be read again, before anything new
+  std::deque<Unit> ready_;              // read, to be solved
+  std::deque<Unit> writing_;            // to be written
+  std::multiset<std::size_t> waiting_;  // items whose reader waits for memory
+  int readers_running_ = 0, workers_running_ = 0;
+  bool failed_ = false;
+  std::exception_ptr error_;
+  RunResult result_;
+};
+
+}  // namespace halfquad

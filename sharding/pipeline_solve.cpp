@@ -1,0 +1,210 @@
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "kernels/decode.h"
+#include "runtime/check.h"
+#include "runtime/text.h"
+#include "sharding/pipeline.h"
+
+namespace halfquad {
+namespace {
+
+constexpr int kAllStrips = -1;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+void Pipeline::solve_loop() {
+  TileSolver solver(in_.options.make_solver());
+  while (std::optional<Unit> unit = next_solve()) {
+    check_stop();
+    if (unit->phase == Unit::Phase::kFirst) {
+      solve_first(solver, std::move(*unit));
+    } else {
+      finish(solver, std::move(*unit));
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  --workers_running_;
+  changed_.notify_all();
+}
+
+std::optional<Unit> Pipeline::next_solve() {
+  const auto start = std::chrono::steady_clock::now();
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return failed_ || !ready_.empty() || readers_running_ == 0; });
+  result_.read_wait_seconds += seconds_since(start);
+  if (failed_ || ready_.empty()) return {};
+  Unit unit = std::move(ready_.front());
+  ready_.pop_front();
+  changed_.notify_all();
+  return unit;
+}
+
+void Pipeline::solve_first(TileSolver& solver, Unit unit) {
+  const auto start = std::chrono::steady_clock::now();
+  const WorkItem& item = item_of(unit);
+  const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
+  unit.strips.resize(static_cast<std::size_t>(TileSolver::strip_count(tensor, item.index)));
+  std::vector<ExactSum> sums;
+  WeightRange range;
+  if (!tensor.spec.channel_wise) {
+    range = solver.range(tensor, item.index, unit.buffer.source());
+    if (range.nonfinite) {
+      clear_nonfinite(unit, tensor);
+      range = solver.range(tensor, item.index, unit.buffer.source());
+    }
+  } else {
+    const bool record = tensor.spec.optimizes();
+    if (record) sums.resize(static_cast<std::size_t>(tensor.spec.iters));
+    TileSolver::Job job{&tensor, item.index, in_.layout.stored(), tensor.spec.iters};
+    job.record = record ? RecordErrors::kYes : RecordErrors::kNo;
+    solve_strips(solver, unit, job, kAllStrips, sums);
+  }
+  if (TensorState::waits(tensor.spec)) {
+    first_pass_done(std::move(unit), sums, range, start);
+  } else {
+    tile_done(std::move(unit), start, 0);
+  }
+}
+
+// A tile whose tensor is decided: what is left to solve, and off to the writers.
+void Pipeline::finish(TileSolver& solver, Unit unit) {
+  const auto start = std::chrono::steady_clock::now();
+  const WorkItem& item = item_of(unit);
+  const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
+  const TensorState& state = tensors_[item.tensor];  // what is read here does not change once it is decided
+  unit.strips.resize(static_cast<std::size_t>(TileSolver::strip_count(tensor, item.index)));
+  TileSolver::Job job{&tensor, item.index, in_.layout.stored(), state.result.steps};
+  if (!tensor.spec.channel_wise) job.grid = &state.grid;
+  const bool solved = unit.phase == Unit::Phase::kFinish && tensor.spec.channel_wise;
+  std::vector<ExactSum> no_sums;
+  const std::uint64_t redone = solve_strips(solver, unit, job, solved ? state.result.steps : kAllStrips, no_sums);
+  tile_done(std::move(unit), start, solved ? redone : 0);
+}
+
+// Solves the strips whose zeros were still moving after step `redo_after` (kAllStrips: every strip); returns how many.
+std::uint64_t Pipeline::solve_strips(TileSolver& solver, Unit& unit, const TileSolver::Job& job, int redo_after,
+                                     std::vector<ExactSum>& sums) {
+  const auto count = static_cast<std::int64_t>(unit.strips.size());
+  while (true) {
+    bool finite = true;
+    std::uint64_t solved = 0;
+    for (std::int64_t strip = 0; strip < count && finite; ++strip) {
+      StripResult& result = unit.strips[static_cast<std::size_t>(strip)];
+      if (redo_after != kAllStrips && result.settled <= redo_after) continue;
+      finite = solver.solve(job, strip, unit.buffer.source(), unit.buffer.output(), result, sums);
+      ++solved;
+    }
+    if (finite) return solved;
+    clear_nonfinite(unit, *job.tensor);
+    for (ExactSum& sum : sums) sum = ExactSum();
+  }
+}
+
+// Applies the policy to the NaN and infinities of a tile; throws when it is to be an error, or when there are none and
+// it is the range of a group that fp32 cannot hold.
+void Pipeline::clear_nonfinite(const Unit& unit, const QuantizedTensor& tensor) {
+  const SourceTensor& source = source_of(item_of(unit));
+  const TileSource& data = unit.buffer.source();
+  const std::int64_t size = bytes_of(source.dtype);
+  std::byte* row = data.slabs[0];
+  std::int64_t zeroed = 0;
+  for (std::size_t i = 0; i < unit.buffer.ranges().size(); ++i) {
+    const ByteRange& range = unit.buffer.ranges()[i];
+    std::byte* start = tensor.tiles.by_columns() ? row : data.slabs[i];
+    row += tensor.tiles.by_columns() ? range.bytes : 0;
+    const std::int64_t count = static_cast<std::int64_t>(range.bytes) / size;
+    const std::optional<std::int64_t> at = find_nonfinite(start, source.dtype, count);
+    if (!at) continue;
+    if (in_.options.nonfinite == NonFinite::kError) {
+      const std::int64_t index = static_cast<std::int64_t>(range.offset) / size + *at;
+      throw Error(
+          ErrorCode::kBadInput,
+          fmt::format("tensor {} holds a NaN or infinity at [{}, {}] (file {}, offset {}); use --nonfinite zero or "
+                      "keep-original, or leave the tensor out with --skip",
+                      quoted(source.name), index / tensor.cols, index % tensor.cols,
+                      quoted(in_.checkpoint.files()[static_cast<std::size_t>(source.file)].name),
+                      source.offset + static_cast<std::uint64_t>(index * size)));
+    }
+    zeroed += zero_nonfinite(start, source.dtype, count);
+  }
+  HALFQUAD_REQUIRE(
+      zeroed > 0, kBadInput,
+      fmt::format("tensor {}: the range of a group's weights is beyond fp32; leave the tensor out with --skip",
+                  quoted(source.name)));
+  if (unit.phase != Unit::Phase::kFirst) return;  // counted when it was read first
+  const std::lock_guard lock(mutex_);
+  tensors_[item_of(unit).tensor].result.zeroed += zeroed;
+}
+
+void Pipeline::first_pass_done(Unit unit, const std::vector<ExactSum>& sums, const WeightRange& range,
+                               std::chrono::steady_clock::time_point start) {
+  const WorkItem& item = item_of(unit);
+  const std::size_t tensor = item.tensor;
+  in_.progress.weights_done += weights_of(item);
+  bool decided = false;
+  {
+    const std::lock_guard lock(mutex_);
+    TensorState& state = tensors_[tensor];
+    count_solving(state, start);
+    for (std::size_t t = 0; t < sums.size(); ++t) state.step_abs[t].add(sums[t]);
+    state.range.add(range);
+    unit.phase = Unit::Phase::kFinish;
+    if (!waiting_.empty() && *waiting_.begin() <= state.last_item) {
+      state.given_up.push_back(unit.item);
+      unit.buffer.release();
+    } else {
+      state.held.push_back(std::move(unit));
+    }
+    decided = --state.first_passes_open == 0;
+    if (decided) decide_locked(tensor);
+  }
+  changed_.notify_all();
+  if (decided && !in_.layout.quantized()[tensor].spec.channel_wise) write_grid(tensor);
+}
+
+void Pipeline::decide_locked(std::size_t tensor) {
+  TensorState& state = tensors_[tensor];
+  state.decide(in_.layout.quantized()[tensor]);
+  for (Unit& unit : state.held) ready_.push_front(std::move(unit));
+  again_.insert(again_.end(), state.given_up.begin(), state.given_up.end());
+  result_.tiles_reread += state.given_up.size();
+  state.held.clear();
+  state.given_up.clear();
+  state.step_abs.clear();
+  --undecided_;
+}
+
+void Pipeline::count_solving(TensorState& state, std::chrono::steady_clock::time_point start) {
+  const double seconds = seconds_since(start);
+  state.result.seconds += seconds;
+  result_.solve_seconds += seconds;
+}
+
+void Pipeline::tile_done(Unit unit, std::chrono::steady_clock::time_point start, std::uint64_t redone) {
+  const WorkItem& item = item_of(unit);
+  ErrorSums error;
+  for (const StripResult& strip : unit.strips) error.add(strip.error);
+  if (unit.phase == Unit::Phase::kFirst) in_.progress.weights_done += weights_of(item);
+  {
+    const std::lock_guard lock(mutex_);
+    TensorState& state = tensors_[item.tensor];
+    count_solving(state, start);
+    state.result.error.add(error);
+    result_.strips_redone += redone;
+  }
+  push_write(std::move(unit));
+}
+
+std::uint64_t Pipeline::weights_of(const WorkItem& item) const {
+  return item.source_bytes / static_cast<std::uint64_t>(bytes_of(source_of(item).dtype));
+}
+
+}  // namespace halfquad

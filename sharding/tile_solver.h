@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/solver.h"
+#include "sharding/hqq_layout.h"
+
+namespace halfquad {
+
+/// A tile's weights in memory, in the source's dtype.
+struct TileSource {
+  DType dtype = DType::kF32;
+  /// By rows: the rows of each slab, null where padding leaves a slab without rows. By columns: one block holding all
+  /// rows of the tile's columns, back to back.
+  std::vector<std::byte*> slabs;
+};
+
+/// Where a tile's results go; sizes as TileGeometry's ranges add up to.
+struct TileOutput {
+  std::byte* codes = nullptr;  ///< Packed rows of the tile, back to back.
+  std::byte* scale = nullptr;  ///< In the stored dtype, slab after slab; unused for per-tensor quantization.
+  std::byte* zero = nullptr;
+};
+
+/// What solving a strip (an L2-sized part of a tile) left behind.
+struct StripResult {
+  ErrorSums error;
+  int settled = 0;  ///< SolveStats::settled of its groups.
+};
+
+/// Solves and packs tiles, strip by strip, so that codes never leave the cache unpacked. One object per worker.
+class TileSolver {
+ public:
+  explicit TileSolver(std::unique_ptr<Solver> solver) : solver_(std::move(solver)) {}
+
+  /// Strips of a tile.
+  [[nodiscard]] static std::int64_t strip_count(const QuantizedTensor& tensor, std::int64_t tile);
+
+  /// How a strip is to be solved.
+  struct Job {
+    const QuantizedTensor* tensor = nullptr;
+    std::int64_t tile = 0;
+    DType stored = DType::kF16;
+    int iters = 0;
+    RecordErrors record = RecordErrors::kNo;
+    const FixedGrid* grid = nullptr;  ///< Per-tensor quantization: encode on this grid instead of solving.
+  };
+
+  /// Solves strip number `strip` into its place in `output`. Adds to `step_abs` when job.record says so.
+  /// Returns false, with the outputs meaningless, when the strip holds a NaN or infinity or a range beyond fp32.
+  /// Throws kBadInput when a scale or zero does not fit the stored dtype.
+  [[nodiscard]] bool solve(const Job& job, std::int64_t strip, const TileSource& source, const TileOutput& output,
+                           StripResult& result, std::vector<ExactSum>& step_abs);
+
+  /// Range of all weights of a tile.
+  [[nodiscard]] WeightRange range(const QuantizedTensor& tensor, std::int64_t tile, const TileSource& source);
+
+ private:
+  [[nodiscard]] bool solve_rows(const Job& job, std::int64_t begin, std::int64_t end, const TileSource& source,
+                                const TileOutput& output, SolveStats& stats);
+  [[nodiscard]] bool solve_columns(const Job& job, std::int64_t begin, std::int64_t end, const TileSource& source,
+                                   const TileOutput& output, SolveStats& stats);
+  [[nodiscard]] bool solve_block(const Job& job, const GroupBlock& block, const SolveTarget& target, SolveStats& stats);
+  void store_grid(const Job& job, std::int64_t groups, std::byte* scale, std::byte* zero) const;
+
+  std::unique_ptr<Solver> solver_;
+  std::vector<std::uint8_t> codes_;  // of one strip, slab after slab
+  std::vector<float> scale_, zero_;
+};
+
+}  // namespace halfquad
