@@ -3,6 +3,7 @@
 
 #include "io/checkpoint.h"
 #include "io/posix_file_system.h"
+#include "sharding/gaussian.h"
 #include "sharding/synth.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/faulty_file_system.h"
@@ -57,6 +58,21 @@ TEST_F(Synthesize, WritesTheSameBytesFromAnyNumberOfThreads) {
 
   EXPECT_TRUE(get_file(one / "model.safetensors") == get_file(three / "model.safetensors"));
   EXPECT_FALSE(get_file(one / "model.safetensors") == get_file(other / "model.safetensors"));
+}
+
+TEST_F(Synthesize, WritesEachTensorsOwnStreamOfNumbers) {
+  const SynthOptions options{.layers = 1, .seed = 5, .dtype = DType::kF32};
+  const auto model = make("m", options);
+  const Checkpoint checkpoint(*fs_, model);
+  const std::string file = get_file(model / "model.safetensors");
+
+  for (const SourceTensor& tensor : checkpoint.tensors()) {
+    const bool norm = tensor.shape.size() == 1;
+    std::string wanted(tensor.bytes, '\0');
+    GaussianSource(5, DType::kF32, norm ? 1.0F : 0.0F, norm ? 0.1F : 0.02F)
+        .fill(tensor.name, 0, std::as_writable_bytes(std::span(wanted)));
+    EXPECT_TRUE(file.substr(tensor.offset, tensor.bytes) == wanted) << tensor.name;
+  }
 }
 
 TEST_F(Synthesize, KeepsTensorsWhateverTheNumberOfLayers) {
