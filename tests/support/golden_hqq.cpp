@@ -83,11 +83,11 @@ GoldenCase case_of(const json::object& from) {
 
 bool same_bytes(const std::vector<float>& a, const GoldenTensor& b) {
   const std::size_t size = a.size() * sizeof(float);
-  return size == b.bytes.size() && std::memcmp(a.data(), b.bytes.data(), size) == 0;
+  return size == b.bytes.size() && (size == 0 || std::memcmp(a.data(), b.bytes.data(), size) == 0);
 }
 
 bool same_bytes(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
 std::int64_t ulps_between(float a, float b) {

@@ -209,6 +209,27 @@ TEST_P(SimdSolver, AddsToTheStatsItIsGiven) {
   expect_same(out.stats.final_error, error);
 }
 
+TEST_P(SimdSolver, SaysAfterHowManyStepsTheResultIsFinal) {
+  std::mt19937_64 random(31);
+  int settled_early = 0;
+  for (int i = 0; i < 300 && !HasFailure(); ++i) {
+    SolveRequest request = random_request(random);
+    request.spec.solver = SolverKind::kHqq;
+    request.iters = request.spec.iters = 20;
+    const BlockShape shape{.groups = 1 + static_cast<std::int64_t>(random() % 20), .group_elems = 32};
+    const RandomBlock block(random, shape, DType::kF32, random_kind(random), random_scale(random));
+    const Outcome all = solve(*simd_, block, 0, request);
+    settled_early += all.stats.settled < request.iters ? 1 : 0;
+
+    request.iters = std::max(1, all.stats.settled);
+    const Outcome fewer = solve(*reference_, block, 0, request);
+
+    EXPECT_TRUE(same_bits(fewer.zero, all.zero)) << "settled after " << all.stats.settled;
+    EXPECT_EQ(fewer.codes, all.codes);
+  }
+  EXPECT_GT(settled_early, 20);
+}
+
 TEST_P(SimdSolver, FlagsNonFiniteWeightsWhereverTheyAre) {
   constexpr double kBad[] = {std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(),
                              std::numeric_limits<double>::quiet_NaN()};
