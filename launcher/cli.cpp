@@ -1,5 +1,6 @@
 #include "launcher/cli.h"
 
+#include <memory>
 #include <new>
 #include <ostream>
 #include <string_view>
@@ -11,6 +12,7 @@
 #include "launcher/commands.h"
 #include "launcher/exit_code.h"
 #include "launcher/features.h"
+#include "launcher/help_formatter.h"
 #include "launcher/version.h"
 #include "runtime/check.h"
 #include "runtime/machine.h"
@@ -98,7 +100,7 @@ void run_parsed(CLI::App& root, const std::vector<Command>& commands, const Cont
 
 void parse_and_run(CLI::App& root, const std::vector<std::string>& arguments, const Context& context) {
   root.footer(std::string(kFooter));
-  root.get_formatter()->column_width(32);
+  root.formatter(std::make_shared<HelpFormatter>());
   root.require_subcommand(0, 1);
   root.set_version_flag("--version,-V", version_text, "Print version, compiler, SIMD targets and optional parts");
   root.set_help_flag("--help,-h", "Print this help");

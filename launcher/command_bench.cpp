@@ -5,6 +5,7 @@
 
 #include "launcher/bench.h"
 #include "launcher/commands.h"
+#include "launcher/help_formatter.h"
 
 namespace halfquad {
 namespace {
@@ -48,12 +49,12 @@ void add_io_options(CLI::App& app, BenchOptions& options) {
   app.add_option("--write-bytes", options.write_bytes, "Bytes to write")->type_name("SIZE")->group("I/O");
   app.add_option("--mode", options.mode, "read, write, both (at once), all")
       ->capture_default_str()
-      ->check(CLI::IsMember({"read", "write", "both", "all"}))
+      ->check(quiet(CLI::IsMember({"read", "write", "both", "all"})))
       ->type_name("MODE")
       ->group("I/O");
   app.add_option("--direct-io", options.machine.direct_io, "on, off, or auto: every way of reading")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->check(quiet(CLI::IsMember({"auto", "on", "off"})))
       ->type_name("WHEN")
       ->group("I/O");
 }
@@ -66,15 +67,15 @@ Command add_bench(CLI::App& root, const Context& context) {
   app->footer(kFooter);
   app->add_option("WHAT", options->what, "solve, pack, io, memcpy or all")
       ->default_str("all")
-      ->check(CLI::IsMember({"solve", "pack", "io", "memcpy", "all"}))
+      ->check(quiet(CLI::IsMember({"solve", "pack", "io", "memcpy", "all"})))
       ->type_name("");
   app->add_option("--runs", options->runs, "Runs of which the median counts")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1000))
+      ->check(quiet(CLI::Range(1, 1000)))
       ->type_name("N");
   app->add_option("--seconds", options->run_seconds, "Length of one run in memory")
       ->capture_default_str()
-      ->check(CLI::Range(0.001, 60.0))
+      ->check(quiet(CLI::Range(0.001, 60.0)))
       ->type_name("SECONDS");
   add_list(*app, "--bits", options->bits, "Bits to measure: 8,6,5,4,3,2,1.58,1");
   add_list(*app, "--group-size", options->group_sizes, "Group sizes to measure");

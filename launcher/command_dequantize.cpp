@@ -54,11 +54,11 @@ void run_dequantize(const Context& context, const DequantizeCommandOptions& opti
     fill(context, output, options, dequantize_options, out);
     out.commit();
   } catch (const Error& error) {
-    out.discard();
+    discard_quietly(out);
     if (error.code() != ErrorCode::kInterrupted) throw;
     throw Error(ErrorCode::kInterrupted, "interrupted by a signal: no output was written; run the same command again");
   } catch (...) {
-    out.discard();
+    discard_quietly(out);
     throw;
   }
   context.out << fmt::format("{}: {} layers as {}, {} other tensors unchanged\n", quoted(options.directory),

@@ -39,7 +39,7 @@ struct PlanOptions {
 Rates rates_of(const Context& context, const PlanOptions& options, const Job& job) {
   Rates rates;
   if (options.measure) {
-    const QuantSpec& spec = take_inventory(job.checkpoint, job.decisions, job.layout).specs.front().spec;
+    const QuantSpec spec = take_inventory(job.checkpoint, job.decisions, job.layout).specs.front().spec;
     const auto solver = options.machine.solver_factory()();
     rates.weights_per_s_per_core = measure_solve_rate(*solver, spec);
     rates.read_bytes_per_s = measure_read_rate(context, job.checkpoint, options.machine);

@@ -21,8 +21,6 @@
 namespace halfquad {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr char kFooter[] =
     "\nRules look like REGEX=bits:3,group-size:32,axis:0,solver:rtn,iters:10,round-zero:on,per-tensor:on,keep:on.\n"
     "The regular expression is searched in the tensor's name. By default the 2-D weights of linear layers inside\n"
@@ -45,20 +43,14 @@ struct QuantizeOptions {
   MachineOptions machine;
 };
 
-fs::path parent_of(const fs::path& out) {
-  fs::path normal = fs::absolute(out).lexically_normal();
-  if (!normal.has_filename()) normal = normal.parent_path();
-  return normal.parent_path();
-}
-
-void require_disk(FileSystem& files, const fs::path& out, const Job& job) {
-  const fs::path parent = parent_of(out);
+/// After OUT.partial is made, so that what a dead run left there is gone and does not count as used.
+void require_disk(FileSystem& files, const OutputDirectory& out, const Job& job) {
   const std::uint64_t needed = job.layout.data_bytes() + kDiskSlack;
-  const std::uint64_t free = files.free_bytes(parent);
+  const std::uint64_t free = files.free_bytes(out.path_of(kWeightsName).parent_path());
   HALFQUAD_REQUIRE(free >= needed, kIo,
                    fmt::format("the output needs {}, but the file system of {} has {} free; choose another OUT or make "
                                "room",
-                               human_bytes(needed), quoted(parent.string()), human_bytes(free)));
+                               human_bytes(needed), quoted(out.final_path().string()), human_bytes(free)));
 }
 
 RunResult write_weights(const Context& context, const Job& job, const QuantizeOptions& options,
@@ -116,8 +108,9 @@ void quantize(const Context& context, const QuantizeOptions& options, const std:
   facts.memory_bytes = options.machine.memory_bytes();
   static_cast<void>(options.machine.solver_factory());  // an unknown --isa shows before any work
   // OutputDirectory decides; this only spares a long scan whose result could not be kept.
-  HALFQUAD_REQUIRE(options.overwrite || context.fs.kind(options.out) == FileKind::kMissing, kUsage,
-                   fmt::format("{} exists; choose another OUT or pass --overwrite", quoted(options.out)));
+  HALFQUAD_REQUIRE(options.spec.nonfinite != "keep-original" || options.overwrite ||
+                       context.fs.kind(options.out) == FileKind::kMissing,
+                   kUsage, fmt::format("{} exists; choose another OUT or pass --overwrite", quoted(options.out)));
 
   const Job job = prepare_job(context, options.model, options.spec, options.machine);
   const std::vector<std::string> warnings = job_warnings(job);
@@ -126,20 +119,20 @@ void quantize(const Context& context, const QuantizeOptions& options, const std:
     log.warn("the checkpoint has no config.json, so the output has none: loaders will need one beside it");
   }
   require_memory(job.plan, facts.memory_bytes);
-  require_disk(context.fs, options.out, job);
 
   OutputDirectory out(context.fs, options.out, options.model, options.overwrite ? Overwrite::kYes : Overwrite::kNo);
   try {
+    require_disk(context.fs, out, job);
     const RunResult result = fill_output(context, job, options, command, out, facts);
     if (context.stop.requested()) throw_interrupted();
     out.commit();
     context.out << summary_text(job, result, facts, out.final_path());
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kInterrupted) throw_interrupted();
-    out.discard();
+    discard_quietly(out);
     throw;
   } catch (...) {
-    out.discard();
+    discard_quietly(out);
     throw;
   }
 }

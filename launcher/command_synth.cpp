@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "launcher/commands.h"
+#include "launcher/help_formatter.h"
 #include "launcher/options.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
@@ -58,7 +59,7 @@ Command add_synth(CLI::App& root, const Context& context) {
   app->add_option("DIR", options->directory, "Directory to create")->required()->type_name("");
   app->add_option("--preset", options->preset, presets)->capture_default_str()->type_name("NAME");
   app->add_option("--layers", options->layers, "Blocks instead of the preset's")
-      ->check(CLI::Range(1, 10000))
+      ->check(quiet(CLI::Range(1, 10000)))
       ->type_name("N");
   app->add_option("--seed", options->seed, "Seed of the weights")->capture_default_str()->type_name("N");
   app->add_option("--dtype", options->dtype, "bf16, f16, f32")->capture_default_str()->type_name("TYPE");

@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "launcher/help_formatter.h"
 #include "runtime/check.h"
 #include "runtime/machine.h"
 #include "runtime/text.h"
@@ -57,22 +58,22 @@ void add_numeric_options(CLI::App& app, SpecOptions& options) {
       ->group(kNumerics);
   app.add_option("--axis", options.axis, "1: groups along a row's inputs; 0: across the rows")
       ->default_str("1")
-      ->check(CLI::IsMember({0, 1}))
+      ->check(quiet(CLI::IsMember({0, 1})))
       ->type_name("0|1")
       ->group(kNumerics);
   app.add_option("--solver", options.solver, "hqq: half-quadratic; rtn: round to nearest")
       ->default_str("hqq")
-      ->check(CLI::IsMember({"hqq", "rtn"}))
+      ->check(quiet(CLI::IsMember({"hqq", "rtn"})))
       ->type_name("NAME")
       ->group(kNumerics);
   app.add_option("--iters", options.iters, "Steps of hqq at most")
       ->default_str("20")
-      ->check(CLI::Range(1, QuantSpec::kMaxIters))
+      ->check(quiet(CLI::Range(1, QuantSpec::kMaxIters)))
       ->type_name("N")
       ->group(kNumerics);
   app.add_option("--round-zero", options.round_zero, "Round the start value of zero: auto (4 bit only), on, off")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->check(quiet(CLI::IsMember({"auto", "on", "off"})))
       ->type_name("WHEN")
       ->group(kNumerics);
   app.add_flag("--per-tensor", options.per_tensor, "One scale and zero for a whole tensor")->group(kNumerics);
@@ -82,7 +83,7 @@ void add_numeric_options(CLI::App& app, SpecOptions& options) {
       ->group(kNumerics);
   app.add_option("--nonfinite", options.nonfinite, "NaN or infinity in a weight: error, zero, keep-original")
       ->capture_default_str()
-      ->check(CLI::IsMember({"error", "zero", "keep-original"}))
+      ->check(quiet(CLI::IsMember({"error", "zero", "keep-original"})))
       ->type_name("POLICY")
       ->group(kNumerics);
 }
@@ -128,7 +129,7 @@ std::function<std::unique_ptr<Solver>()> MachineOptions::solver_factory() const 
 void add_thread_option(CLI::App& app, MachineOptions& options) {
   app.add_option("--threads,-t", options.threads, "Worker threads")
       ->default_str("all usable cores")
-      ->check(CLI::Range(1, kMaxThreads))
+      ->check(quiet(CLI::Range(1, kMaxThreads)))
       ->type_name("N")
       ->group(kMachine);
 }
@@ -140,7 +141,7 @@ void add_memory_options(CLI::App& app, MachineOptions& options) {
       ->group(kMachine);
   app.add_option("--direct-io", options.direct_io, "Read past the page cache: auto, on, off")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->check(quiet(CLI::IsMember({"auto", "on", "off"})))
       ->type_name("WHEN")
       ->group(kMachine);
 }
@@ -148,7 +149,7 @@ void add_memory_options(CLI::App& app, MachineOptions& options) {
 void add_solver_options(CLI::App& app, MachineOptions& options) {
   app.add_option("--backend", options.backend, "auto, simd, or reference (slow; the same bytes)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "simd", "reference"}))
+      ->check(quiet(CLI::IsMember({"auto", "simd", "reference"})))
       ->type_name("NAME")
       ->group(kAdvanced);
   app.add_option("--isa", options.isa, "SIMD target instead of the fastest; halfquad --version lists them")
@@ -159,12 +160,12 @@ void add_solver_options(CLI::App& app, MachineOptions& options) {
 void add_message_options(CLI::App& app, MachineOptions& options) {
   app.add_option("--progress", options.progress, "auto, bar, plain (lines for a log file), none")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "bar", "plain", "none"}))
+      ->check(quiet(CLI::IsMember({"auto", "bar", "plain", "none"})))
       ->type_name("MODE")
       ->group(kMessages);
   app.add_option("--log-level", options.log_level, "debug, info, warn, error, off")
       ->capture_default_str()
-      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
+      ->check(quiet(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"})))
       ->type_name("LEVEL")
       ->group(kMessages);
 }

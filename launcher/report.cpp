@@ -62,6 +62,7 @@ json::object totals_object(const Job& job, const RunResult& result, const RunFac
       {"solve_seconds", result.solve_seconds},
       {"write_seconds", result.write_seconds},
       {"tiles_reread", result.tiles_reread},
+      {"strips_redone", result.strips_redone},
       {"peak_resident_bytes", facts.peak_resident_bytes},
       {"peak_buffer_bytes", result.peak_buffer_bytes},
       {"memory_bytes", facts.memory_bytes},

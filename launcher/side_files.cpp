@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "runtime/buffer_pool.h"
+#include "runtime/error.h"
 
 namespace halfquad {
 namespace {
@@ -42,6 +43,13 @@ std::size_t copy_side_files(FileSystem& fs, const Checkpoint& checkpoint, const 
     ++copied;
   }
   return copied;
+}
+
+void discard_quietly(OutputDirectory& out) noexcept {
+  try {
+    out.discard();
+  } catch (const Error&) {  // the next run discards it
+  }
 }
 
 }  // namespace halfquad

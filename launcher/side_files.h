@@ -16,4 +16,7 @@ inline constexpr char kConfigName[] = "config.json";
 /// left behind. Returns how many there were.
 std::size_t copy_side_files(FileSystem& fs, const Checkpoint& checkpoint, const OutputDirectory& out);
 
+/// out.discard() while another error is on its way: one of its own would hide the cause.
+void discard_quietly(OutputDirectory& out) noexcept;
+
 }  // namespace halfquad

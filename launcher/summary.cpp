@@ -90,7 +90,7 @@ std::string summary_text(const Job& job, const RunResult& result, const RunFacts
   facts_table.add_row(
       {"error", fmt::format("relative {}, SQNR {}, mean {:.3g}, largest {:.3g}", ratio_text(errors.relative),
                             decibel_text(errors.sqnr_db), errors.mean_abs, errors.max_abs)});
-  facts_table.add_row({"early stop", fmt::format("{} of {} layers; {} tiles solved twice for it", stopped,
+  facts_table.add_row({"early stop", fmt::format("{} of {} layers; {} tiles were read twice for it", stopped,
                                                  result.tensors.size(), result.tiles_reread)});
   facts_table.add_row(
       {"time", fmt::format("{:.2f} s with {} threads ({}): {:.2f} GB/s read, {:.1f} M weights/s", facts.seconds,

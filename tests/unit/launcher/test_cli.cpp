@@ -26,7 +26,8 @@ TEST_F(CliTest, HelpOfACommandIsTheSameBothWays) {
   const Outcome help = run({"help", "quantize"});
 
   EXPECT_EQ(help.code, kExitDone);
-  for (const char* part : {"--bits", "--group-size", "[4]", "--rule", "--nonfinite", "Which tensors", "Examples"}) {
+  for (const char* part :
+       {"--bits", "--group-size", "(default: 4)", "--rule", "--nonfinite", "Which tensors", "Examples"}) {
     EXPECT_TRUE(has(help.out, part)) << part << " in " << help.out;
   }
   EXPECT_EQ(run({"quantize", "--help"}).out, help.out);

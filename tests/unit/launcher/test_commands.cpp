@@ -27,8 +27,8 @@ class CommandTest : public CliTest {
   }
 
   Outcome quantize(std::vector<std::string> more = {}) {
-    std::vector<std::string> arguments = {"quantize", model_,       out_,   "--threads",   "2",  "--memory",
-                                          "256MiB",   "--progress", "none", "--log-level", "off"};
+    std::vector<std::string> arguments = {"quantize",   model_, out_,          "--threads", "2",
+                                          "--progress", "none", "--log-level", "off"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run(arguments);
   }
@@ -81,7 +81,8 @@ TEST_F(CommandTest, VerifyAcceptsTheOutputAndFindsAFlippedBit) {
   EXPECT_TRUE(has(good.out, "worst layers")) << good.out;
 
   std::string bytes = get_file(out_ + "/model.safetensors");
-  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  char& victim = bytes[bytes.size() / 2];
+  victim = static_cast<char>(victim ^ 1);
   put_file(out_ + "/model.safetensors", bytes);
   const Outcome bad = run({"verify", out_, "--progress", "none", "--json"});
   expect_error_line(bad);
@@ -121,7 +122,7 @@ TEST_F(CommandTest, InspectListsTensorsAndLayers) {
 }
 
 TEST_F(CommandTest, InspectEscapesNames) {
-  test::put_safetensors(path("odd.safetensors"), {test::f32_tensor("a\nb\x1b[31m", {1}, {1})});
+  test::put_safetensors(path("odd.safetensors"), {test::f32_tensor("a\\nb\\u001b[31m", {1}, {1})});
 
   const Outcome outcome = run({"inspect", path("odd.safetensors")});
 
@@ -142,6 +143,9 @@ TEST_F(CommandTest, PlanPredictsTheOutputAndWritesNothing) {
   EXPECT_EQ(plan.at("bits_per_weight"), totals.at("bits_per_weight"));
   EXPECT_GT(plan.at("prediction").at("seconds").as_double(), 0);
   EXPECT_LT(plan.at("output_bytes").to_number<std::uint64_t>(), totals.at("output_bytes").to_number<std::uint64_t>());
+  const auto measured = boost::json::parse(run({"plan", model_, "--json", "--measure", "--log-level", "off"}).out);
+  EXPECT_GT(measured.at("prediction").at("solve_seconds").as_double(), 0);
+  EXPECT_GT(measured.at("prediction").at("read_seconds").as_double(), 0);
   const Outcome text = run({"plan", model_, "--log-level", "off"});
   EXPECT_TRUE(has(text.out, "memory")) << text.out;
   EXPECT_TRUE(has(text.out, "unknown without rates")) << text.out;
@@ -160,6 +164,41 @@ TEST_F(CommandTest, RefusalsNameTheReasonAndLeaveNothing) {
   expect_refused(kExitIo, {"--recipe", path("missing.json")}, {"missing.json"});
 }
 
+/// The wrapped file system, but with hardly any space left.
+class FullDisk final : public FileSystem {
+ public:
+  explicit FullDisk(FileSystem& wrapped) : wrapped_(wrapped) {}
+  std::unique_ptr<ReadFile> open_read(const Path& path, ReadMode mode) override {
+    return wrapped_.open_read(path, mode);
+  }
+  std::unique_ptr<WriteFile> create(const Path& path) override { return wrapped_.create(path); }
+  FileKind kind(const Path& path) override { return wrapped_.kind(path); }
+  Path canonical(const Path& path) override { return wrapped_.canonical(path); }
+  std::vector<std::string> list(const Path& path) override { return wrapped_.list(path); }
+  void create_directory(const Path& path) override { wrapped_.create_directory(path); }
+  void rename(const Path& from, const Path& to) override { wrapped_.rename(from, to); }
+  bool exchange(const Path& a, const Path& b) override { return wrapped_.exchange(a, b); }
+  void remove_all(const Path& path) override { wrapped_.remove_all(path); }
+  void sync_directory(const Path& path) override { wrapped_.sync_directory(path); }
+  std::unique_ptr<FileLock> try_lock(const Path& path) override { return wrapped_.try_lock(path); }
+  std::uint64_t free_bytes(const Path&) override { return 4096; }
+
+ private:
+  FileSystem& wrapped_;
+};
+
+TEST_F(CommandTest, TooLittleDiskIsKnownBeforeTheFirstWeight) {
+  FullDisk full(*files_);
+
+  const Outcome outcome = run_on(full, {"quantize", model_, out_, "--progress", "none"});
+
+  expect_error_line(outcome);
+  EXPECT_EQ(outcome.code, kExitIo);
+  EXPECT_TRUE(has(outcome.err, "has 4.0 KiB free")) << outcome.err;
+  EXPECT_FALSE(std::filesystem::exists(out_));
+  EXPECT_FALSE(std::filesystem::exists(out_ + ".partial"));
+}
+
 TEST_F(CommandTest, BadModelsAreNamed) {
   model_ = path("no-such-model");
   expect_refused(kExitIo, {}, {"no-such-model"});
@@ -171,6 +210,7 @@ TEST_F(CommandTest, BadModelsAreNamed) {
 TEST_F(CommandTest, AnExistingOutputIsReplacedOnlyOnRequest) {
   std::filesystem::create_directory(out_);
   put_file(out_ + "/precious", "data");
+  put_file(out_ + "/config.json", "{}");  // an older model; anything else is never replaced
 
   const Outcome refused = quantize();
   expect_error_line(refused);

@@ -61,6 +61,7 @@ class ReportTest : public ::testing::Test {
     result_.tensors = {first, second};
     for (std::size_t i = 0; i < job_->layout.entries().size(); ++i) result_.checksums.emplace_back("0123456789abcdef");
     result_.tiles_reread = 2;
+    result_.strips_redone = 3;
     facts_.seconds = 2;
     facts_.bytes_read = 4'000'000'000;
     facts_.output_bytes = 1234;
@@ -136,6 +137,7 @@ TEST_F(ReportTest, AddsUpTotals) {
   EXPECT_EQ(totals.at("layers_stopped_early").to_number<int>(), 1);
   EXPECT_EQ(totals.at("weights_zeroed").to_number<int>(), 3);
   EXPECT_EQ(totals.at("tiles_reread").to_number<int>(), 2);
+  EXPECT_EQ(totals.at("strips_redone").to_number<int>(), 3);
   EXPECT_EQ(totals.at("threads").to_number<int>(), 5);
 }
 
