@@ -48,6 +48,22 @@ HWY_INLINE VF SubOnMulPipe(VF a, VF b) {
 #endif
 }
 
+// N fp16 values without conversion hardware (emulations elsewhere lose NaN and infinity): shifted into place the bits
+// are the value times 2^-112, subnormals included.
+HWY_INLINE VF DecodeF16(const std::byte* HWY_RESTRICT p) {
+  const hn::Rebind<uint16_t, DF> d16;
+  const hn::RebindToUnsigned<DF> d32;
+  const auto half = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(half, hn::Set(d32, 0x7FFFU)));
+  const auto sign = hn::ShiftLeft<16>(hn::And(half, hn::Set(d32, 0x8000U)));
+  const VF value = hn::Mul(hn::BitCast(kDF, magnitude), hn::Set(kDF, 0x1p112F));
+  // NaN and infinity have all exponent bits set. Compared as signed: the magnitude has no sign bit.
+  const auto special = hn::Gt(hn::BitCast(DI(), magnitude), hn::Set(DI(), (0x7C00 << 13) - 1));
+  const auto bits = hn::BitCast(DI(), value);
+  const auto fixed = hn::IfThenElse(special, hn::Or(bits, hn::Set(DI(), 0x7F800000)), bits);
+  return hn::BitCast(kDF, hn::Or(fixed, hn::BitCast(DI(), sign)));
+}
+
 // N consecutive elements as fp32.
 template <DType kType>
 HWY_INLINE VF DecodeVector(const std::byte* HWY_RESTRICT p) {
@@ -59,8 +75,12 @@ HWY_INLINE VF DecodeVector(const std::byte* HWY_RESTRICT p) {
     const auto bits = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
     return hn::BitCast(kDF, hn::ShiftLeft<16>(bits));
   } else if constexpr (kType == DType::kF16) {
+#if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
     const hn::Rebind<hwy::float16_t, DF> d16;
     return hn::PromoteTo(kDF, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
+#else
+    return DecodeF16(p);
+#endif
   } else if constexpr (kType == DType::kF64) {
     const DF64 d64;
     const auto* in = reinterpret_cast<const double*>(p);

@@ -173,7 +173,10 @@ class SimdSolver final : public Solver {
     exact.Add(first_slot + kAbsSlot, terms.abs, count, sums.abs);
     exact.Add(first_slot + kSquareSlot, terms.square, count, sums.square);
     exact.Add(first_slot + kWeightSlot, terms.weight2, count, sums.weight2);
-    const float largest = hn::GetLane(hn::MaxOfLanes(kDF, terms.largest));
+    // As ErrorSums::add_group(): where the sum overflowed, or was NaN, the largest error counts as the largest float.
+    const VF most = hn::Set(kDF, std::numeric_limits<float>::max());
+    const VF errors = hn::IfThenElse(hn::Le(terms.abs, most), terms.largest, most);
+    const float largest = hn::GetLane(hn::MaxOfLanes(kDF, errors));
     if (largest > sums.max_abs) sums.max_abs = largest;
   }
 
