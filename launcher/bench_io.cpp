@@ -150,7 +150,7 @@ class IoSession {
     const bool all = options_.mode == "all";
     if (all || options_.mode == "read") {
       for (const auto& [name, mode] : modes()) {
-        measure("read", name, job_.bytes, 0, [this, mode] { bench_.read(job_, mode); });
+        measure("read", name, job_.bytes, 0, [this, by = mode] { bench_.read(job_, by); });
       }
     }
     if (all || options_.mode == "write") {
@@ -159,7 +159,7 @@ class IoSession {
     if (all || options_.mode == "both") {
       for (const auto& [name, mode] : modes()) {
         measure("both", name, job_.bytes, write_bytes_,
-                [this, mode] { bench_.read_and_write(job_, mode, target_.path(), write_bytes_); });
+                [this, by = mode] { bench_.read_and_write(job_, by, target_.path(), write_bytes_); });
       }
     }
     report_.finish();

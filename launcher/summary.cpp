@@ -97,7 +97,7 @@ std::string summary_text(const Job& job, const RunResult& result, const RunFacts
                            facts.threads, facts.solver, static_cast<double>(facts.bytes_read) / seconds / 1e9,
                            static_cast<double>(inventory.weights) / seconds / 1e6)});
   facts_table.add_row(
-      {"memory", fmt::format("{} at most, {} of it buffers (budget {})", human_bytes(facts.peak_resident_bytes),
+      {"memory", fmt::format("{} resident at most; buffers {} of {}", human_bytes(facts.peak_resident_bytes),
                              human_bytes(result.peak_buffer_bytes), human_bytes(facts.memory_bytes))});
   return text + facts_table.text(2) + worst_layers(job, result);
 }
