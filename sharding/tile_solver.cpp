@@ -141,9 +141,17 @@ bool TileSolver::solve_block(const Job& job, const GroupBlock& block, const Solv
 }
 
 void TileSolver::store_grid(const Job& job, std::int64_t groups, std::byte* scale, std::byte* zero) const {
-  const auto fits = [&](float value) { return std::isfinite(round_to(job.stored, value)); };
-  const bool scales_fit = std::all_of(scale_.begin(), scale_.end(), fits);
-  if (!scales_fit || !std::all_of(zero_.begin(), zero_.end(), fits)) [[unlikely]] {
+  // Rounding is monotonic: when the largest magnitude fits, all do.
+  const auto fits = [&](const std::vector<float>& values) {
+    float largest = 0;
+    for (const float value : values) {
+      const float magnitude = std::abs(value);
+      if (magnitude > largest || std::isnan(magnitude)) largest = magnitude;
+    }
+    return std::isfinite(round_to(job.stored, largest));
+  };
+  const bool scales_fit = fits(scale_);
+  if (!scales_fit || !fits(zero_)) [[unlikely]] {
     throw Error(ErrorCode::kBadInput, "layer " + quoted(job.tensor->module) + ": a " + (scales_fit ? "zero" : "scale") +
                                           " does not fit " + std::string(name_of(job.stored)) +
                                           "; use --scale-dtype f32, or leave the layer out with --skip");

@@ -152,10 +152,13 @@ class SimdSolver final : public Solver {
   }
 
  private:
-  // The constants live in step_constants_ as long as the plan is used.
+  // The constants live in step_constants_ as long as the plan is used; the calls for one tensor share them.
   StepPlan plan_steps(const SolveRequest& request) {
-    step_constants_.clear();
-    for (int t = 0; t < request.iters; ++t) step_constants_.push_back(step_constants(request.spec, t));
+    if (step_constants_.size() != static_cast<size_t>(request.iters) || !(planned_ == request.spec)) {
+      step_constants_.clear();
+      for (int t = 0; t < request.iters; ++t) step_constants_.push_back(step_constants(request.spec, t));
+      planned_ = request.spec;
+    }
     StepPlan plan;
     plan.steps = step_constants_.data();
     plan.iters = step_constants_.size();
@@ -191,6 +194,7 @@ class SimdSolver final : public Solver {
   std::string name_;
   simd::Scratch scratch_;
   std::vector<StepConstants> step_constants_;
+  QuantSpec planned_;  // whose constants those are
 };
 
 }  // namespace
