@@ -31,7 +31,6 @@ std::size_t copy_side_files(FileSystem& fs, const Checkpoint& checkpoint, const 
   const Buffer scratch = pool.acquire(kCopyBytes + ReadFile::kSlack);
   std::size_t copied = 0;
   for (const std::string& name : checkpoint.side_files()) {
-    if (name == kReportName) continue;
     const std::filesystem::path folder = std::filesystem::path(name).parent_path();
     std::filesystem::path made;
     for (const std::filesystem::path& part : folder) {
