@@ -81,6 +81,7 @@ Command add_bench(CLI::App& root, const Context& context) {
   add_list(*app, "--group-size", options->group_sizes, "Group sizes to measure");
   add_list(*app, "--isa", options->isas, "SIMD targets to measure; all without it");
   add_thread_option(*app, options->machine);
+  app->get_option("--threads")->description("Threads; solve uses one unless this is given");
   add_io_options(*app, *options);
   return {app, [&context, options] { bench(context, *options); }};
 }

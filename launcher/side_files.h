@@ -12,8 +12,8 @@ inline constexpr char kReportName[] = "halfquad_report.json";
 inline constexpr char kWeightsName[] = "model.safetensors";
 inline constexpr char kConfigName[] = "config.json";
 
-/// Copies the checkpoint's tokenizer, licence and the like into `out`, byte for byte; an earlier halfquad report is
-/// left behind. Returns how many there were.
+/// Copies the checkpoint's tokenizer, licence and the like into `out`, byte for byte. Returns how many there
+/// were.
 std::size_t copy_side_files(FileSystem& fs, const Checkpoint& checkpoint, const OutputDirectory& out);
 
 /// out.discard() while another error is on its way: one of its own would hide the cause.
