@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "io/block_digest.h"
@@ -72,6 +73,7 @@ class Pipeline {
   std::uint64_t solve_strips(TileSolver& solver, Unit& unit, const TileSolver::Job& job, int redo_after,
                              std::vector<ExactSum>& sums);
   void clear_nonfinite(const Unit& unit, const QuantizedTensor& tensor);
+  [[nodiscard]] std::string range_error(const SourceTensor& source) const;
   void first_pass_done(Unit unit, const std::vector<ExactSum>& sums, const WeightRange& range, Time start);
   void decide_locked(std::size_t tensor);
   void tile_done(Unit unit, Time start, std::uint64_t redone);

@@ -135,13 +135,16 @@ void Pipeline::clear_nonfinite(const Unit& unit, const QuantizedTensor& tensor) 
     }
     zeroed += zero_nonfinite(start, source.dtype, count);
   }
-  HALFQUAD_REQUIRE(
-      zeroed > 0, kBadInput,
-      fmt::format("tensor {}: the range of a group's weights is beyond fp32; leave the tensor out with --skip",
-                  quoted(source.name)));
+  HALFQUAD_REQUIRE(zeroed > 0, kBadInput, range_error(source));
   if (unit.phase != Unit::Phase::kFirst) return;  // counted when it was read first
   const std::lock_guard lock(mutex_);
   tensors_[item_of(unit).tensor].result.zeroed += zeroed;
+}
+
+std::string Pipeline::range_error(const SourceTensor& source) const {
+  return fmt::format(
+      "tensor {} (file {}, offset {}): the range of a group's weights is beyond fp32; leave it out with --skip",
+      quoted(source.name), quoted(in_.checkpoint.files()[static_cast<std::size_t>(source.file)].name), source.offset);
 }
 
 void Pipeline::first_pass_done(Unit unit, const std::vector<ExactSum>& sums, const WeightRange& range,

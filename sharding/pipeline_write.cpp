@@ -72,9 +72,11 @@ void Pipeline::write_grid(std::size_t index) {
   const QuantizedTensor& tensor = in_.layout.quantized()[index];
   const DType stored = in_.layout.stored();
   const FixedGrid& grid = tensors_[index].grid;
+  const WeightRange& range = tensors_[index].range;
+  HALFQUAD_REQUIRE(std::isfinite(range.hi - range.lo), kBadInput, range_error(in_.checkpoint.tensors()[tensor.source]));
   HALFQUAD_REQUIRE(std::isfinite(round_to(stored, grid.scale)) && std::isfinite(round_to(stored, grid.zero)), kBadInput,
                    "layer " + quoted(tensor.module) + ": its scale or zero does not fit " +
-                       std::string(name_of(stored)) + "; use --scale-dtype f32");
+                       std::string(name_of(stored)) + "; use --scale-dtype f32, or leave the layer out with --skip");
   for (const auto& [entry, value] : {std::pair{tensor.scale, grid.scale}, std::pair{tensor.zero, grid.zero}}) {
     std::array<std::byte, sizeof(float)> bytes{};
     encode_from_f32(&value, stored, 1, bytes.data());

@@ -1,0 +1,158 @@
+#include "tests/unit/sharding/runner_fixture.h"
+
+#include <cstring>
+#include <utility>
+
+#include "io/posix_file_system.h"
+#include "io/safetensors_header.h"
+#include "io/safetensors_writer.h"
+#include "kernels/decode.h"
+
+namespace halfquad::test {
+namespace {
+
+RunnerLayer layer(std::string module, std::int64_t rows, std::int64_t cols, DType dtype, QuantSpec spec) {
+  return {std::move(module), rows, cols, dtype, spec};
+}
+
+std::vector<Decision> decisions_for(const Checkpoint& checkpoint, const std::vector<RunnerLayer>& layers) {
+  std::vector<Decision> decisions;
+  for (std::size_t i = 0; i < checkpoint.tensors().size(); ++i) {
+    Decision decision;
+    decision.source = i;
+    decision.keep = KeepReason::kNotAWeight;
+    for (const RunnerLayer& layer : layers) {
+      if (checkpoint.tensors()[i].name != layer.module + ".weight") continue;
+      decision.keep = KeepReason::kNone;
+      decision.spec = layer.spec;
+    }
+    decisions.push_back(std::move(decision));
+  }
+  return decisions;
+}
+
+}  // namespace
+
+RunnerModel::RunnerModel(const std::vector<RunnerLayer>& layers, const std::vector<TestTensor>& kept, DType stored)
+    : fs_(make_posix_file_system()) {
+  for (const RunnerLayer& layer : layers) {
+    const std::string name = layer.module + ".weight";
+    source_.push_back(
+        {name, layer.dtype, {layer.rows, layer.cols}, heavy_weights(name, layer.dtype, layer.rows * layer.cols)});
+  }
+  source_.insert(source_.end(), kept.begin(), kept.end());
+  write_and_open(layers, stored);
+}
+
+RunnerModel::RunnerModel(const std::vector<RunnerLayer>& layers, const std::vector<std::string>& bytes, DType stored)
+    : fs_(make_posix_file_system()) {
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    source_.push_back({layers[i].module + ".weight", layers[i].dtype, {layers[i].rows, layers[i].cols}, bytes.at(i)});
+  }
+  write_and_open(layers, stored);
+}
+
+void RunnerModel::write_and_open(const std::vector<RunnerLayer>& layers, DType stored) {
+  std::filesystem::create_directory(temp_.path() / "model");
+  put_safetensors(source_path(), source_);
+  checkpoint_ = std::make_unique<Checkpoint>(*fs_, source_path());
+  const std::vector<Decision> decisions = decisions_for(*checkpoint_, layers);
+  layout_ = std::make_unique<OutputLayout>(*checkpoint_, decisions, stored);
+  plan_ = make_plan(*checkpoint_, *layout_);
+}
+
+Ran RunnerModel::run(const RunOptions& options, FileSystem* faulty, const StopFlag* stop) const {
+  FileSystem& fs = faulty != nullptr ? *faulty : *fs_;
+  const StopFlag never;
+  ProgressCounters progress;
+  const std::filesystem::path path = temp_.path() / "out.safetensors";
+  const auto entries = layout_->entries();
+  Ran ran;
+  {
+    SafetensorsWriter writer(fs, path, {entries.begin(), entries.end()}, {});
+    ran.result =
+        run_plan(fs, *checkpoint_, *layout_, plan_, writer, options, progress, stop != nullptr ? *stop : never);
+  }
+  ran.file = get_file(path);
+  ran.source_bytes_done = progress.source_bytes_done;
+  ran.tensors_done = progress.tensors_done;
+  ran.weights_done = progress.weights_done;
+  return ran;
+}
+
+std::string_view RunnerModel::tensor_bytes(std::string_view file, const TensorEntry& entry) {
+  std::uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, file.data(), sizeof header_bytes);
+  return file.substr(sizeof header_bytes + header_bytes + entry.begin, entry.bytes());
+}
+
+std::string heavy_weights(const std::string& name, DType dtype, std::int64_t count) {
+  std::uint64_t state = std::hash<std::string>{}(name);
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (float& value : values) {
+    state = state * 6364136223846793005U + 1442695040888963407U;
+    const float uniform = static_cast<float>(state >> 40U) * 0x1p-23F - 1.0F;
+    value = 0.02F * uniform / (1.02F - std::abs(uniform));
+  }
+  std::string bytes(values.size() * static_cast<std::size_t>(bytes_of(dtype)), '\0');
+  if (dtype == DType::kF64) {
+    const std::vector<double> wide(values.begin(), values.end());
+    std::memcpy(bytes.data(), wide.data(), bytes.size());
+  } else {
+    encode_from_f32(values.data(), dtype, count, reinterpret_cast<std::byte*>(bytes.data()));
+  }
+  return bytes;
+}
+
+std::vector<RunnerLayer> small_layers() {
+  using enum CodeWidth;
+  return {
+      layer("a.k8", 48, 128, DType::kBF16, {.width = k8}),
+      layer("a.k6", 48, 128, DType::kF16, {.width = k6, .iters = 7}),
+      layer("a.k5", 33, 64, DType::kF32, {.width = k5, .group_size = 32}),
+      layer("a.k4", 1100, 128, DType::kBF16, {.width = k4, .round_zero = true}),
+      layer("a.k3", 47, 192, DType::kF64, {.width = k3}),
+      layer("a.k2", 64, 64, DType::kF16, {.width = k2, .group_size = 16}),
+      layer("a.k1_58", 64, 64, DType::kBF16, {.width = k1_58}),
+      layer("a.k1", 64, 128, DType::kF32, {.width = k1, .group_size = 8, .iters = 1}),
+      layer("b.columns4", 128, 1090, DType::kF32, {.width = k4, .axis = 0}),
+      layer("b.columns3", 128, 60, DType::kBF16, {.width = k3, .axis = 0}),
+      layer("b.columns1", 64, 96, DType::kF16, {.width = k1, .axis = 0, .solver = SolverKind::kRtn}),
+      layer("b.whole_columns", 80, 50, DType::kF64, {.width = k2, .group_size = 0, .axis = 0}),
+      layer("c.whole_rows", 40, 770, DType::kBF16, {.width = k4, .group_size = 0}),
+      layer("c.rtn", 100, 128, DType::kF32, {.width = k4, .solver = SolverKind::kRtn}),
+      layer("c.tensor", 64, 100, DType::kBF16, {.width = k4, .channel_wise = false, .round_zero = true}),
+      layer("c.tensor3", 23, 100, DType::kF64, {.width = k3, .channel_wise = false}),
+  };
+}
+
+std::vector<RunnerLayer> large_layers() {
+  using enum CodeWidth;
+  return {
+      layer("l.k4", 2400, 5120, DType::kBF16, {.width = k4, .round_zero = true}),  // three tiles of two slabs
+      layer("l.k3", 1300, 4096, DType::kF16, {.width = k3, .iters = 5}),
+      layer("l.columns", 1100, 4096, DType::kBF16, {.width = k2, .axis = 0, .iters = 6}),
+      layer("l.tensor", 1100, 4096, DType::kF16, {.width = k8, .channel_wise = false}),
+      layer("l.rtn", 1100, 4096, DType::kBF16, {.width = k1, .solver = SolverKind::kRtn}),
+  };
+}
+
+std::vector<TestTensor> kept_tensors() {
+  return {
+      random_tensor("kept.blocks", DType::kU8, {3, (8 << 20) / 2 - 5}),
+      random_tensor("kept.empty", DType::kF32, {0, 4}),
+      random_tensor("kept.norm", DType::kBF16, {129}),
+      random_tensor("kept.scalar", DType::kI64, {}),
+  };
+}
+
+RunOptions run_options(int threads, std::uint64_t memory_bytes, std::function<std::unique_ptr<Solver>()> make_solver) {
+  RunOptions options;
+  options.threads = threads;
+  options.memory_bytes = memory_bytes;
+  options.read_mode = ReadMode::kBuffered;
+  options.make_solver = make_solver ? std::move(make_solver) : [] { return make_simd_solver(); };
+  return options;
+}
+
+}  // namespace halfquad::test
