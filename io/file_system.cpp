@@ -20,7 +20,7 @@ std::string read_text(FileSystem& fs, const FileSystem::Path& path, std::uint64_
 }
 
 void write_text(FileSystem& fs, const FileSystem::Path& path, const std::string& text) {
-  const std::unique_ptr<WriteFile> file = fs.create(path);
+  const std::unique_ptr<WriteFile> file = fs.create(path, WriteMode::kBuffered);
   file->write(0, std::as_bytes(std::span(text)));
   file->sync();
   file->close();

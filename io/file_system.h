@@ -16,6 +16,12 @@ enum class ReadMode {
   kDirect,    ///< Past the page cache (O_DIRECT); falls back to buffered where it is not supported.
 };
 
+enum class WriteMode {
+  kBuffered,  ///< Through the page cache.
+  kDirect,  ///< Large pieces past the page cache where their address and offset agree modulo the page size and the file
+            ///< system takes that; all else buffered.
+};
+
 /// An open file for reading at offsets. Thread-safe: any number of reads at once.
 class ReadFile {
  public:
@@ -65,7 +71,7 @@ class FileSystem {
 
   [[nodiscard]] virtual std::unique_ptr<ReadFile> open_read(const Path& path, ReadMode mode) = 0;
   /// Creates or truncates.
-  [[nodiscard]] virtual std::unique_ptr<WriteFile> create(const Path& path) = 0;
+  [[nodiscard]] virtual std::unique_ptr<WriteFile> create(const Path& path, WriteMode mode) = 0;
   /// Follows symbolic links; kMissing for a dangling one.
   [[nodiscard]] virtual FileKind kind(const Path& path) = 0;
   /// Absolute path with all symbolic links resolved. A link loop or a missing component is kIo.

@@ -40,6 +40,6 @@ class FileDescriptor {
 [[noreturn]] void throw_io(const std::string& what, int error);
 
 [[nodiscard]] std::unique_ptr<ReadFile> open_read_file(const std::filesystem::path& path, ReadMode mode);
-[[nodiscard]] std::unique_ptr<WriteFile> create_write_file(const std::filesystem::path& path);
+[[nodiscard]] std::unique_ptr<WriteFile> create_write_file(const std::filesystem::path& path, WriteMode mode);
 
 }  // namespace halfquad::posix

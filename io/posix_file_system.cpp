@@ -50,7 +50,9 @@ class PosixFileSystem final : public FileSystem {
     return posix::open_read_file(path, mode);
   }
 
-  [[nodiscard]] std::unique_ptr<WriteFile> create(const Path& path) override { return posix::create_write_file(path); }
+  [[nodiscard]] std::unique_ptr<WriteFile> create(const Path& path, WriteMode mode) override {
+    return posix::create_write_file(path, mode);
+  }
 
   [[nodiscard]] FileKind kind(const Path& path) override {
     struct stat status {};

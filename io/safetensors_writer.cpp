@@ -11,12 +11,12 @@ namespace halfquad {
 
 SafetensorsWriter::SafetensorsWriter(FileSystem& fs, const std::filesystem::path& path,
                                      std::vector<TensorEntry> tensors,
-                                     const std::map<std::string, std::string>& metadata)
+                                     const std::map<std::string, std::string>& metadata, WriteMode mode)
     : tensors_(std::move(tensors)) {
   const std::string header = serialize_safetensors_header(tensors_, metadata);
   data_start_ = header.size();
   data_bytes_ = tensors_.empty() ? 0 : tensors_.back().end;
-  file_ = fs.create(path);
+  file_ = fs.create(path, mode);
   file_->allocate(file_bytes());
   file_->write(0, std::as_bytes(std::span(header)));
 }

@@ -21,7 +21,7 @@ class SafetensorsWriter {
  public:
   /// Creates the file, reserves its whole length and writes the header.
   SafetensorsWriter(FileSystem& fs, const std::filesystem::path& path, std::vector<TensorEntry> tensors,
-                    const std::map<std::string, std::string>& metadata);
+                    const std::map<std::string, std::string>& metadata, WriteMode mode = WriteMode::kDirect);
 
   /// `data` at `offset` bytes into tensor number `tensor` (index into tensors()).
   void write(std::size_t tensor, std::uint64_t offset, std::span<const std::byte> data);
@@ -29,6 +29,8 @@ class SafetensorsWriter {
   void finish();
 
   [[nodiscard]] std::span<const TensorEntry> tensors() const noexcept { return tensors_; }
+  /// Where tensor number `tensor` begins in the file.
+  [[nodiscard]] std::uint64_t file_offset(std::size_t tensor) const { return data_start_ + tensors_[tensor].begin; }
   [[nodiscard]] std::uint64_t file_bytes() const noexcept { return data_start_ + data_bytes_; }
 
  private:

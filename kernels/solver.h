@@ -52,9 +52,9 @@ struct ErrorSums {
 struct SolveStats {
   /// Per step begun: sum of |e| before that step's update of z. Size = spec.iters; the caller sizes it.
   std::vector<ExactSum> step_abs;
-  ErrorSums final_error;   ///< With scale and zero rounded to the stored dtype.
-  /// Steps after which no group's zero changes any more, as far as the backend noticed (else the steps run): a stop at this
-  /// step or later has the same result. Largest over the blocks; the only value that may differ between backends.
+  ErrorSums final_error;  ///< With scale and zero rounded to the stored dtype.
+  /// Steps after which no group's zero changes any more, as far as the backend noticed (else the steps run): a stop at
+  /// this step or later has the same result. Largest over the blocks; the only value that may differ between backends.
   int settled = 0;
   bool nonfinite = false;  ///< A NaN or infinity, or a range beyond fp32, was met: the outputs are meaningless.
 };

@@ -105,7 +105,7 @@ class IoBench {
 
   /// Until the data is on stable storage.
   void write(const std::filesystem::path& path, std::uint64_t bytes) {
-    const std::unique_ptr<WriteFile> file = context_.fs.create(path);
+    const std::unique_ptr<WriteFile> file = context_.fs.create(path, WriteMode::kDirect);
     file->allocate(bytes);
     const auto pieces = static_cast<std::int64_t>((bytes + kPieceBytes - 1) / kPieceBytes);
     parallel_for(threads_, pieces, context_.stop, [&](int, std::int64_t index) {

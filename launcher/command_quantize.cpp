@@ -82,7 +82,9 @@ RunResult fill_output(const Context& context, const Job& job, const QuantizeOpti
   const auto make_solver = options.machine.solver_factory();
   facts.solver = make_solver()->name();
   const auto entries = job.layout.entries();
-  SafetensorsWriter writer(context.fs, out.path_of(kWeightsName), {entries.begin(), entries.end()}, {{"format", "pt"}});
+  SafetensorsWriter writer(
+      context.fs, out.path_of(kWeightsName), {entries.begin(), entries.end()}, {{"format", "pt"}},
+      options.machine.read_mode() == ReadMode::kBuffered ? WriteMode::kBuffered : WriteMode::kDirect);
   RunResult result = write_weights(context, job, options, make_solver, writer, facts);
 
   if (job.checkpoint.config()) {

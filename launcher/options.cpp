@@ -139,7 +139,7 @@ void add_memory_options(CLI::App& app, MachineOptions& options) {
       ->default_str("2GiB, or half of what is free")
       ->type_name("SIZE")
       ->group(kMachine);
-  app.add_option("--direct-io", options.direct_io, "Read past the page cache: auto, on, off")
+  app.add_option("--direct-io", options.direct_io, "Past the page cache: auto, on, off")
       ->capture_default_str()
       ->check(quiet(CLI::IsMember({"auto", "on", "off"})))
       ->type_name("WHEN")

@@ -15,7 +15,7 @@ constexpr std::size_t kCopyBytes = 1 << 20;
 void copy_file(FileSystem& fs, const std::filesystem::path& from, const std::filesystem::path& to,
                std::span<std::byte> scratch) {
   const std::unique_ptr<ReadFile> source = fs.open_read(from, ReadMode::kBuffered);
-  const std::unique_ptr<WriteFile> target = fs.create(to);
+  const std::unique_ptr<WriteFile> target = fs.create(to, WriteMode::kBuffered);
   for (std::uint64_t offset = 0; offset < source->size(); offset += kCopyBytes) {
     const std::uint64_t bytes = std::min<std::uint64_t>(kCopyBytes, source->size() - offset);
     target->write(offset, source->read(offset, static_cast<std::size_t>(bytes), scratch));

@@ -46,7 +46,7 @@ OutputSizes output_sizes(const TileGeometry& tiles, std::int64_t tile, DType sto
 std::uint64_t ItemBuffer::tile_bytes(const QuantizedTensor& tensor, std::int64_t tile, DType source, DType stored) {
   const OutputSizes sizes = output_sizes(tensor.tiles, tile, stored);
   const std::vector<ByteRange> ranges = tensor.tiles.source_ranges(tile, bytes_of(source));
-  return rounded(source_bytes(tensor.tiles, ranges) + sizes.codes + 2 * sizes.scale);
+  return rounded(source_bytes(tensor.tiles, ranges) + sizes.codes + kPage + 2 * sizes.scale);
 }
 
 std::uint64_t ItemBuffer::copy_bytes(std::uint64_t block_bytes) noexcept { return rounded(scratch_bytes(block_bytes)); }
@@ -55,7 +55,8 @@ ItemBuffer::ItemBuffer(Buffer memory, ByteRange block) : memory_(std::move(memor
   scratch_.push_back(memory_.bytes());
 }
 
-ItemBuffer::ItemBuffer(Buffer memory, const QuantizedTensor& tensor, std::int64_t tile, DType source, DType stored)
+ItemBuffer::ItemBuffer(Buffer memory, const QuantizedTensor& tensor, std::int64_t tile, DType source, DType stored,
+                       std::uint64_t codes_offset)
     : memory_(std::move(memory)), ranges_(tensor.tiles.source_ranges(tile, bytes_of(source))) {
   std::span<std::byte> rest = memory_.bytes();
   const auto take = [&rest](std::uint64_t bytes) {
@@ -75,7 +76,7 @@ ItemBuffer::ItemBuffer(Buffer memory, const QuantizedTensor& tensor, std::int64_
     source_.slabs.assign(static_cast<std::size_t>(slabs_of(tiles.packing())), nullptr);
   }
   const OutputSizes sizes = output_sizes(tiles, tile, stored);
-  output_.codes = take(sizes.codes).data();
+  output_.codes = take(sizes.codes + kPage).data() + codes_offset % kPage;
   output_.scale = take(sizes.scale).data();
   output_.zero = take(sizes.scale).data();
 }

@@ -18,8 +18,10 @@ namespace halfquad {
 class ItemBuffer {
  public:
   ItemBuffer() = default;
-  /// Lays a tile of `tensor` out in `memory`.
-  ItemBuffer(Buffer memory, const QuantizedTensor& tensor, std::int64_t tile, DType source, DType stored);
+  /// Lays a tile of `tensor` out in `memory`. The codes get an address that is `codes_offset`, their offset in the
+  /// output file, modulo the page size: what direct writes ask for.
+  ItemBuffer(Buffer memory, const QuantizedTensor& tensor, std::int64_t tile, DType source, DType stored,
+             std::uint64_t codes_offset);
   /// A block of a copied tensor.
   ItemBuffer(Buffer memory, ByteRange block);
 

@@ -161,7 +161,9 @@ Unit Pipeline::read(const NextRead& next) {
     const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
     const DType stored = in_.layout.stored();
     Buffer memory = acquire(ItemBuffer::tile_bytes(tensor, item.index, source.dtype, stored), next.item);
-    unit.buffer = ItemBuffer(std::move(memory), tensor, item.index, source.dtype, stored);
+    const std::uint64_t codes_at =
+        in_.writer.file_offset(tensor.codes) + tensor.tiles.code_ranges(item.index)[0].offset;
+    unit.buffer = ItemBuffer(std::move(memory), tensor, item.index, source.dtype, stored, codes_at);
   }
   in_.progress.bytes_read += unit.buffer.read(files_.file(source.file), source);
   return unit;

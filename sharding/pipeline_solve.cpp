@@ -99,6 +99,7 @@ std::uint64_t Pipeline::solve_strips(TileSolver& solver, Unit& unit, const TileS
     for (std::int64_t strip = 0; strip < count && finite; ++strip) {
       StripResult& result = unit.strips[static_cast<std::size_t>(strip)];
       if (redo_after != kAllStrips && result.settled <= redo_after) continue;
+      check_stop();  // a whole tile takes seconds on a slow backend
       finite = solver.solve(job, strip, unit.buffer.source(), unit.buffer.output(), result, sums);
       ++solved;
     }

@@ -24,9 +24,9 @@ struct WorkItem {
 /// Pure: the same headers and rules give the same plan.
 struct Plan {
   std::vector<WorkItem> items;
-  std::uint64_t source_bytes = 0;    ///< Read at least once.
-  std::uint64_t output_bytes = 0;    ///< The finished weight file without its header.
-  std::uint64_t weights = 0;         ///< To be solved.
+  std::uint64_t source_bytes = 0;        ///< Read at least once.
+  std::uint64_t output_bytes = 0;        ///< The finished weight file without its header.
+  std::uint64_t weights = 0;             ///< To be solved.
   std::uint64_t largest_item_bytes = 0;  ///< The largest buffer one item travels with (ItemBuffer).
 };
 

@@ -229,7 +229,7 @@ void write_model(FileSystem& fs, const std::filesystem::path& directory, const S
   const FileFiller filler(options.seed, options.dtype);
   std::vector<std::unique_ptr<WriteFile>> open;
   for (std::size_t i = 0; i < files.size(); ++i) {
-    open.push_back(fs.create(directory / file_name(i, files.size())));
+    open.push_back(fs.create(directory / file_name(i, files.size()), WriteMode::kDirect));
     filler.fill(*open.back(), files[i], std::max(1, options.threads), progress, stop);
   }
   for (auto& file : open) {  // last, so that no file's write-back holds up the making of the next

@@ -98,9 +98,9 @@ std::unique_ptr<ReadFile> FaultyFileSystem::open_read(const Path& path, ReadMode
   return std::make_unique<FaultyReadFile>(wrapped_.open_read(path, mode), path, plan_);
 }
 
-std::unique_ptr<WriteFile> FaultyFileSystem::create(const Path& path) {
+std::unique_ptr<WriteFile> FaultyFileSystem::create(const Path& path, WriteMode mode) {
   plan_->step("create", path);
-  return std::make_unique<FaultyWriteFile>(wrapped_.create(path), path, plan_);
+  return std::make_unique<FaultyWriteFile>(wrapped_.create(path, mode), path, plan_);
 }
 
 FileKind FaultyFileSystem::kind(const Path& path) {

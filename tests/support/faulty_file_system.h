@@ -51,7 +51,7 @@ class FaultyFileSystem final : public FileSystem {
   FaultyFileSystem(FileSystem& wrapped, std::shared_ptr<FaultPlan> plan);
 
   [[nodiscard]] std::unique_ptr<ReadFile> open_read(const Path& path, ReadMode mode) override;
-  [[nodiscard]] std::unique_ptr<WriteFile> create(const Path& path) override;
+  [[nodiscard]] std::unique_ptr<WriteFile> create(const Path& path, WriteMode mode) override;
   [[nodiscard]] FileKind kind(const Path& path) override;
   [[nodiscard]] Path canonical(const Path& path) override;
   [[nodiscard]] std::vector<std::string> list(const Path& directory) override;

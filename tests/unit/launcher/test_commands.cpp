@@ -171,7 +171,7 @@ class FullDisk final : public FileSystem {
   std::unique_ptr<ReadFile> open_read(const Path& path, ReadMode mode) override {
     return wrapped_.open_read(path, mode);
   }
-  std::unique_ptr<WriteFile> create(const Path& path) override { return wrapped_.create(path); }
+  std::unique_ptr<WriteFile> create(const Path& path, WriteMode mode) override { return wrapped_.create(path, mode); }
   FileKind kind(const Path& path) override { return wrapped_.kind(path); }
   Path canonical(const Path& path) override { return wrapped_.canonical(path); }
   std::vector<std::string> list(const Path& path) override { return wrapped_.list(path); }
