@@ -104,8 +104,9 @@ class IoBench {
   }
 
   /// Until the data is on stable storage.
-  void write(const std::filesystem::path& path, std::uint64_t bytes) {
-    const std::unique_ptr<WriteFile> file = context_.fs.create(path, WriteMode::kDirect);
+  void write(const std::filesystem::path& path, std::uint64_t bytes, ReadMode mode) {
+    const WriteMode write_mode = mode == ReadMode::kBuffered ? WriteMode::kBuffered : WriteMode::kDirect;
+    const std::unique_ptr<WriteFile> file = context_.fs.create(path, write_mode);
     file->allocate(bytes);
     const auto pieces = static_cast<std::int64_t>((bytes + kPieceBytes - 1) / kPieceBytes);
     parallel_for(threads_, pieces, context_.stop, [&](int, std::int64_t index) {
@@ -119,7 +120,7 @@ class IoBench {
   }
 
   void read_and_write(const ReadJob& job, ReadMode mode, const std::filesystem::path& path, std::uint64_t bytes) {
-    std::future<void> writing = std::async(std::launch::async, [&] { write(path, bytes); });
+    std::future<void> writing = std::async(std::launch::async, [&] { write(path, bytes, mode); });
     read(job, mode);
     writing.get();
   }
@@ -154,7 +155,9 @@ class IoSession {
       }
     }
     if (all || options_.mode == "write") {
-      measure("write", "buffered", 0, write_bytes_, [this] { bench_.write(target_.path(), write_bytes_); });
+      for (const auto& [name, mode] : modes()) {
+        measure("write", name, 0, write_bytes_, [this, by = mode] { bench_.write(target_.path(), write_bytes_, by); });
+      }
     }
     if (all || options_.mode == "both") {
       for (const auto& [name, mode] : modes()) {
@@ -175,7 +178,7 @@ class IoSession {
       job_ = checkpoint_job(Checkpoint(context.fs, options_.source));
     } else if (options_.mode != "write") {
       const std::uint64_t size = parse_size_option(options_.size, "--size");
-      bench_.write(data_.path(), size);
+      bench_.write(data_.path(), size, ReadMode::kAuto);
       job_.add_file(data_.path(), 0, size);
     }
   }
