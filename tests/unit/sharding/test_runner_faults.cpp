@@ -33,6 +33,53 @@ constexpr std::uint64_t kMiB = 1 << 20;
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+/// A solver that calls `hook` with every block it solves.
+class HookedSolver : public Solver {
+ public:
+  explicit HookedSolver(std::function<void()> hook) : hook_(std::move(hook)) {}
+  [[nodiscard]] std::string name() const override { return "hooked"; }
+  void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
+             SolveStats& stats) override {
+    hook_();
+    solver_->solve(block, request, target, stats);
+  }
+  void encode(const GroupBlock& block, CodeWidth width, const FixedGrid& grid, DType stored, const SolveTarget& target,
+              SolveStats& stats) override {
+    solver_->encode(block, width, grid, stored, target, stats);
+  }
+  [[nodiscard]] WeightRange range(const std::byte* data, DType dtype, std::int64_t count) override {
+    return solver_->range(data, dtype, count);
+  }
+  void measure(const GroupBlock& block, const std::uint8_t* codes, const float* scale, const float* zero,
+               ErrorSums& sums) override {
+    solver_->measure(block, codes, scale, zero, sums);
+  }
+
+ private:
+  std::function<void()> hook_;
+  std::unique_ptr<Solver> solver_ = make_simd_solver();
+};
+
+/// Tells of a mean error that falls from step to step in all blocks but the one whose weights are large; that one makes
+/// the tensor's mean rise at the second step, when every block counts once.
+class MadeUpErrors final : public HookedSolver {
+ public:
+  static constexpr int kOtherBlocks = 127;
+  MadeUpErrors() : HookedSolver([] {}) {}
+  void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
+             SolveStats& stats) override {
+    SolveRequest silent = request;
+    silent.record = RecordErrors::kNo;
+    HookedSolver::solve(block, silent, target, stats);
+    if (request.record == RecordErrors::kNo || stats.nonfinite) return;
+    float first = 0;
+    decode_to_f32(block.data, block.dtype, 1, &first);
+    const bool large = first > 10;
+    stats.step_abs[0].add(large ? 0.0F : 1.0F);
+    stats.step_abs[1].add(large ? 0.15F * kOtherBlocks : 0.9F);
+  }
+};
+
 /// Two layers of two tiles and two slabs; the second is the last tensor of the file.
 std::vector<RunnerLayer> two_layers(const QuantSpec& spec) {
   return {{"first", 64, 64, DType::kF32, spec}, {"broken", 1100, 4096, DType::kBF16, spec}};
@@ -134,6 +181,23 @@ TEST(RunPlanNonFinite, TilesReadAgainAreClearedAgainAndCountedOnce) {
   }
 }
 
+TEST(RunPlanNonFinite, StepErrorsAreNotCountedTwiceWhenATileStartsAnew) {
+  const QuantSpec spec{.iters = 3};
+  const std::vector<RunnerLayer> layers = {{"broken", 1024, 4096, DType::kBF16, spec}};
+  std::vector<std::string> bytes = bytes_of_layers(layers);
+  for (std::int64_t col = 0; col < 4096; ++col) set_weight(bytes[0], 1016, col, 20);  // first of the last strip's slab
+  set_weight(bytes[0], 1023, 4095, kNaN);
+  const RunnerModel model(layers, bytes, DType::kF16);
+  RunOptions options = run_options(1, 64 * kMiB, [] { return std::make_unique<MadeUpErrors>(); });
+  options.nonfinite = NonFinite::kZero;
+
+  const Ran ran = model.run(options);
+
+  EXPECT_EQ(ran.result.tensors[0].zeroed, 1);
+  EXPECT_EQ(ran.result.tensors[0].steps, 2);
+  EXPECT_TRUE(ran.result.tensors[0].stopped_early);
+}
+
 TEST(RunPlanNonFinite, ARangeBeyondFloatIsAnErrorUnderBothPolicies) {
   for (const QuantSpec& spec :
        {QuantSpec{}, QuantSpec{.axis = 0}, QuantSpec{.solver = SolverKind::kRtn}, QuantSpec{.channel_wise = false}}) {
@@ -173,33 +237,6 @@ TEST(RunPlanNonFinite, AZeroThatDoesNotFitTheStoredDtypeIsAClearError) {
     EXPECT_NO_THROW(static_cast<void>(single.run(run_options(1, 64 * kMiB))));
   }
 }
-
-/// A solver that counts blocks and calls `hook` with every count.
-class HookedSolver final : public Solver {
- public:
-  explicit HookedSolver(std::function<void()> hook) : hook_(std::move(hook)) {}
-  [[nodiscard]] std::string name() const override { return "hooked"; }
-  void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
-             SolveStats& stats) override {
-    hook_();
-    solver_->solve(block, request, target, stats);
-  }
-  void encode(const GroupBlock& block, CodeWidth width, const FixedGrid& grid, DType stored, const SolveTarget& target,
-              SolveStats& stats) override {
-    solver_->encode(block, width, grid, stored, target, stats);
-  }
-  [[nodiscard]] WeightRange range(const std::byte* data, DType dtype, std::int64_t count) override {
-    return solver_->range(data, dtype, count);
-  }
-  void measure(const GroupBlock& block, const std::uint8_t* codes, const float* scale, const float* zero,
-               ErrorSums& sums) override {
-    solver_->measure(block, codes, scale, zero, sums);
-  }
-
- private:
-  std::function<void()> hook_;
-  std::unique_ptr<Solver> solver_ = make_simd_solver();
-};
 
 const RunnerModel& four_tiles() {
   static const RunnerModel model({{"long", 4096, 4096, DType::kBF16, {.iters = 4}}}, std::vector<test::TestTensor>{});
