@@ -65,16 +65,18 @@ class SimdSolver final : public Solver {
       } else if (plan.iters > 0) {
         note_settled(RunSteps<Errors::kNo>(plan, order, elems, count, scratch_, qmax_v, grid, exact, nullptr), stats);
       }
-      EncodeLanes(block, first, count, scratch_, grid.S, grid.z, qmax_v, target);
       StoreLanes(grid.s, count, target.scale + first);
       StoreLanes(grid.z, count, target.zero + first);
-      const EncodedErrors errors{scratch_.w,
-                                 scratch_.ws,
-                                 grid.z,
-                                 qmax_v,
-                                 RoundLanes(grid.s, request.stored),
-                                 RoundLanes(grid.z, request.stored)};
-      record_errors(SumGroup(order, elems, errors), count, slots, exact, stats.final_error);
+      const StoredGrid stored{RoundLanes(grid.s, request.stored), RoundLanes(grid.z, request.stored)};
+      const ErrorTerms terms = BoundStep(grid, qmax_v).clamp
+                                   ? finish<Clamp::kYes>(block, first, count, grid, qmax_v, stored, target)
+                                   : finish<Clamp::kNo>(block, first, count, grid, qmax_v, stored, target);
+      // A NaN among the weights shows in the sum of its group's errors.
+      if (HWY_UNLIKELY(!hn::AllTrue(kDF, hn::Eq(terms.abs, terms.abs))) && HasNonfinite(scratch_.w, elems)) {
+        stats.nonfinite = true;
+        return;
+      }
+      record_errors(terms, count, slots, exact, stats.final_error);
       if (exact.CountBlock()) flush(exact, slots, stats);
     }
     flush(exact, slots, stats);
@@ -85,20 +87,19 @@ class SimdSolver final : public Solver {
     scratch_.reserve(static_cast<size_t>(block.group_elems), kErrorSlots);
     ExactLanes exact(scratch_, kErrorSlots);
     const VF qmax_v = hn::Set(kDF, static_cast<float>(qmax(width)));
-    const VF S = hn::Set(kDF, fixed.inverse_scale), z = hn::Set(kDF, fixed.zero);
-    const VF stored_s = hn::Set(kDF, round_to(stored, fixed.scale));
-    const VF stored_z = hn::Set(kDF, round_to(stored, fixed.zero));
+    Grid grid;
+    grid.S = hn::Set(kDF, fixed.inverse_scale);
+    grid.z = hn::Set(kDF, fixed.zero);
+    const StoredGrid rounded{hn::Set(kDF, round_to(stored, fixed.scale)), hn::Set(kDF, round_to(stored, fixed.zero))};
     const size_t elems = static_cast<size_t>(block.group_elems);
     const size_t groups = static_cast<size_t>(block.groups);
     for (size_t first = 0; first < groups; first += kLanes) {
       const size_t count = groups - first < kLanes ? groups - first : kLanes;
       LoadLanes(block, first, count, scratch_, scratch_.w);
-      VF lo, hi;
-      if (FindRange(scratch_.w, elems, lo, hi)) stats.nonfinite = true;
-      ScaleWeights(scratch_.w, S, elems, scratch_.ws);
-      EncodeLanes(block, first, count, scratch_, S, z, qmax_v, target);
-      const EncodedErrors errors{scratch_.w, scratch_.ws, z, qmax_v, stored_s, stored_z};
-      record_errors(SumGroup(OrderOf(block), elems, errors), count, 0, exact, stats.final_error);
+      if (HasNonfinite(scratch_.w, elems)) stats.nonfinite = true;
+      ScaleWeights(scratch_.w, grid.S, elems, scratch_.ws);
+      record_errors(finish<Clamp::kYes>(block, first, count, grid, qmax_v, rounded, target), count, 0, exact,
+                    stats.final_error);
       if (exact.CountBlock()) flush(exact, 0, stats);
     }
     flush(exact, 0, stats);
@@ -115,7 +116,8 @@ class SimdSolver final : public Solver {
       for (size_t i = static_cast<size_t>(n); i < vectors * kLanes; ++i) scratch_.w[i] = scratch_.w[0];
       VF lo, hi;
       WeightRange chunk;
-      chunk.nonfinite = FindRange(scratch_.w, vectors, lo, hi);
+      static_cast<void>(FindRange(scratch_.w, vectors, lo, hi));
+      chunk.nonfinite = HasNonfinite(scratch_.w, vectors);
       HWY_ALIGN float low[kLanes], high[kLanes];
       hn::Store(lo, kDF, low);
       hn::Store(hi, kDF, high);
@@ -165,6 +167,15 @@ class SimdSolver final : public Solver {
     plan.shrinkage = {power_exponent(request.spec.lp_norm), request.spec.lp_norm >= 1};
     plan.exit_at_fixed_point = request.exit == FixedPointExit::kOn;
     return plan;
+  }
+
+  // Writes the codes of N groups whose z is final and returns their errors.
+  template <Clamp kClamp>
+  ErrorTerms finish(const GroupBlock& block, size_t first, size_t count, const Grid& grid, VF qmax_v,
+                    const StoredGrid& stored, const SolveTarget& target) {
+    EncodeLanes<kClamp>(block, first, count, scratch_, grid.S, grid.z, qmax_v, target);
+    const EncodedErrors<kClamp> errors{scratch_.w, scratch_.ws, grid.z, qmax_v, stored.s, stored.z};
+    return SumGroup(OrderOf(block), static_cast<size_t>(block.group_elems), errors);
   }
 
   static void note_settled(size_t steps, SolveStats& stats) {

@@ -19,31 +19,38 @@ struct Grid {
   VF lo, hi, S, s, z;
 };
 
+// Scale and zero of N groups as the file will hold them.
+struct StoredGrid {
+  VF s, z;
+};
+
 struct Shrinkage {
   PowerExponent exponent;
   bool constant_power = false;  // p = 1: |e|^0
 };
 
-// Smallest and largest weight of each lane; whether one is NaN or infinite. -0 counts as less than +0, as in the
-// reference.
+// Smallest and largest weight of each lane. -0 counts as less than +0, as in the reference. Returns whether a lane's
+// range is beyond fp32, which an infinity makes it; a NaN may go unnoticed.
 HWY_INLINE bool FindRange(const float* HWY_RESTRICT w, size_t elems, VF& lo, VF& hi) {
-  const DI di;
-  VF smallest = hn::Load(kDF, w), largest = smallest;
-  auto magnitude = hn::Zero(di), signs = hn::Zero(di);
-  const auto mask = hn::Set(di, 0x7FFFFFFF);
-  for (size_t k = 0; k < elems; ++k) {
+  VF smallest = hn::Load(kDF, w), largest = smallest, signs = smallest;
+  for (size_t k = 1; k < elems; ++k) {
     const VF x = hn::Load(kDF, w + k * kLanes);
     smallest = hn::Min(smallest, x);
     largest = hn::Max(largest, x);
-    const auto bits = hn::BitCast(di, x);
-    magnitude = hn::Max(magnitude, hn::And(bits, mask));
-    signs = hn::Or(signs, bits);
+    signs = hn::Or(signs, x);
   }
-  const VF signed_zero = hn::And(hn::BitCast(kDF, signs), hn::Set(kDF, -0.0F));
+  const VF signed_zero = hn::And(signs, hn::Set(kDF, -0.0F));
   lo = hn::IfThenElse(hn::Eq(smallest, hn::Zero(kDF)), signed_zero, smallest);
   hi = largest;
-  const bool overflow = !hn::AllTrue(kDF, hn::Le(hn::Sub(hi, lo), hn::Set(kDF, std::numeric_limits<float>::max())));
-  return overflow || !hn::AllTrue(di, hn::Lt(magnitude, hn::Set(di, 0x7F800000)));
+  return !hn::AllTrue(kDF, hn::Le(hn::Sub(hi, lo), hn::Set(kDF, std::numeric_limits<float>::max())));
+}
+
+// Whether one of the weights is NaN or infinite.
+HWY_INLINE bool HasNonfinite(const float* HWY_RESTRICT w, size_t elems) {
+  auto finite = hn::FirstN(kDF, kLanes);
+  const VF most = hn::Set(kDF, std::numeric_limits<float>::max());
+  for (size_t k = 0; k < elems; ++k) finite = hn::And(finite, hn::Le(hn::Abs(hn::Load(kDF, w + k * kLanes)), most));
+  return !hn::AllTrue(kDF, finite);
 }
 
 HWY_INLINE Grid StartGrid(VF lo, VF hi, VF qmax, bool round_zero) {
@@ -207,7 +214,7 @@ struct ErrorTerms {
   HWY_INLINE void Clear() { abs = square = weight2 = largest = hn::Zero(kDF); }
   HWY_INLINE void Add(const ErrorTerms& o) {
     abs = hn::Add(abs, o.abs);
-    square = hn::Add(square, o.square);
+    square = AddOnMulPipe(square, o.square);
     weight2 = hn::Add(weight2, o.weight2);
     largest = hn::Max(largest, o.largest);
   }
@@ -220,13 +227,14 @@ HWY_INLINE ErrorTerms TermsOfError(VF weight, VF q, VF stored_s, VF stored_z) {
 }
 
 // Errors of codes still to be derived from w·S + z ...
+template <Clamp kClamp>
 struct EncodedErrors {
   const float* HWY_RESTRICT w;
   const float* HWY_RESTRICT ws;
   VF z, qmax, stored_s, stored_z;
   HWY_INLINE ErrorTerms operator()(size_t k) const {
-    const VF rounded = hn::Round(hn::Add(hn::Load(kDF, ws + k * kLanes), z));
-    const VF q = hn::Min(hn::Max(rounded, hn::Zero(kDF)), qmax);
+    VF q = hn::Round(hn::Add(hn::Load(kDF, ws + k * kLanes), z));
+    if constexpr (kClamp == Clamp::kYes) q = hn::Min(hn::Max(q, hn::Zero(kDF)), qmax);
     return TermsOfError(hn::Load(kDF, w + k * kLanes), q, stored_s, stored_z);
   }
 };
@@ -241,47 +249,59 @@ struct GivenErrors {
   }
 };
 
-// N codes as bytes.
+// N codes as bytes. Adding 1.5·2^23 rounds to an integer, ties to even, and leaves it in the low bits; clamping to
+// whole numbers before or after rounding is the same.
+template <Clamp kClamp>
 HWY_INLINE auto CodesOf(VF wS, VF z, VF qmax) {
   const hn::Rebind<uint8_t, DF> d8;
-  const VF q = hn::Min(hn::Max(hn::Round(hn::Add(wS, z)), hn::Zero(kDF)), qmax);
-  return hn::DemoteTo(d8, hn::ConvertTo(DI(), q));
+  const hn::RebindToUnsigned<DF> d32;
+  VF u = hn::Add(wS, z);
+  if constexpr (kClamp == Clamp::kYes) u = hn::Min(hn::Max(u, hn::Zero(kDF)), qmax);
+  return hn::TruncateTo(d8, hn::BitCast(d32, AddOnMulPipe(u, hn::Set(kDF, 12582912.0F))));
 }
 
-// Codes of one decoded row, all of one group.
-HWY_INLINE void EncodeRow(const float* HWY_RESTRICT row, size_t elems, float S, float z, VF qmax,
+// Codes of one group of consecutive elements.
+template <DType kType, Clamp kClamp>
+HWY_INLINE void EncodeRow(const std::byte* HWY_RESTRICT row, size_t elems, float S, float z, VF qmax,
                           std::uint8_t* HWY_RESTRICT codes) {
   const hn::Rebind<uint8_t, DF> d8;
+  const size_t bytes = static_cast<size_t>(bytes_of(kType));
   const VF scale = hn::Set(kDF, S), zero = hn::Set(kDF, z);
   size_t k = 0;
   for (; k + kLanes <= elems; k += kLanes) {
-    hn::StoreU(CodesOf(hn::Mul(hn::Load(kDF, row + k), scale), zero, qmax), d8, codes + k);
+    const VF w = DecodeVector<kType>(row + k * bytes);
+    hn::StoreU(CodesOf<kClamp>(hn::Mul(w, scale), zero, qmax), d8, codes + k);
   }
   if (k < elems) {
+    HWY_ALIGN float rest[kLanes] = {};
     HWY_ALIGN uint8_t tail[kLanes];
-    hn::StoreU(CodesOf(hn::Mul(hn::Load(kDF, row + k), scale), zero, qmax), d8, tail);
+    DecodeTail(row + k * bytes, kType, elems - k, rest);
+    hn::StoreU(CodesOf<kClamp>(hn::Mul(hn::Load(kDF, rest), scale), zero, qmax), d8, tail);
     for (size_t i = 0; k < elems; ++i, ++k) codes[k] = tail[i];
   }
 }
 
-// Codes of groups [first, first + count), from the decoded rows where groups are consecutive elements, else from the
-// lanes.
-HWY_INLINE void EncodeLanes(const GroupBlock& block, size_t first, size_t count, const simd::Scratch& scratch, VF S,
-                            VF z, VF qmax, const SolveTarget& target) {
-  const size_t elems = static_cast<size_t>(block.group_elems);
-  if (block.element_stride == 1) {
-    HWY_ALIGN float each_S[kLanes], each_z[kLanes];
-    hn::Store(S, kDF, each_S);
-    hn::Store(z, kDF, each_z);
-    for (size_t lane = 0; lane < count; ++lane) {
-      std::uint8_t* codes = target.codes + (first + lane) * static_cast<size_t>(target.group_stride);
-      EncodeRow(scratch.rows + lane * scratch.stride, elems, each_S[lane], each_z[lane], qmax, codes);
-    }
-    return;
+template <DType kType, Clamp kClamp>
+HWY_INLINE void EncodeConsecutive(const GroupBlock& block, size_t first, size_t count, VF S, VF z, VF qmax,
+                                  const SolveTarget& target) {
+  HWY_ALIGN float each_S[kLanes], each_z[kLanes];
+  hn::Store(S, kDF, each_S);
+  hn::Store(z, kDF, each_z);
+  const size_t group_bytes = static_cast<size_t>(block.group_stride * bytes_of(kType));
+  for (size_t lane = 0; lane < count; ++lane) {
+    std::uint8_t* codes = target.codes + (first + lane) * static_cast<size_t>(target.group_stride);
+    EncodeRow<kType, kClamp>(block.data + (first + lane) * group_bytes, static_cast<size_t>(block.group_elems),
+                             each_S[lane], each_z[lane], qmax, codes);
   }
+}
+
+// The same for groups whose elements lie apart, from w·S of N groups.
+template <Clamp kClamp>
+HWY_INLINE void EncodeStrided(size_t elems, size_t first, size_t count, const float* HWY_RESTRICT ws, VF z, VF qmax,
+                              const SolveTarget& target) {
   const hn::Rebind<uint8_t, DF> d8;
   for (size_t k = 0; k < elems; ++k) {
-    const auto bytes = CodesOf(hn::Load(kDF, scratch.ws + k * kLanes), z, qmax);
+    const auto bytes = CodesOf<kClamp>(hn::Load(kDF, ws + k * kLanes), z, qmax);
     std::uint8_t* codes = target.codes + k * static_cast<size_t>(target.element_stride) + first;
     if (count == kLanes) {
       hn::StoreU(bytes, d8, codes);
@@ -290,6 +310,25 @@ HWY_INLINE void EncodeLanes(const GroupBlock& block, size_t first, size_t count,
       hn::StoreU(bytes, d8, tail);
       for (size_t lane = 0; lane < count; ++lane) codes[lane] = tail[lane];
     }
+  }
+}
+
+// Codes of groups [first, first + count).
+template <Clamp kClamp>
+HWY_INLINE void EncodeLanes(const GroupBlock& block, size_t first, size_t count, const simd::Scratch& scratch, VF S,
+                            VF z, VF qmax, const SolveTarget& target) {
+  if (block.element_stride != 1) {
+    return EncodeStrided<kClamp>(static_cast<size_t>(block.group_elems), first, count, scratch.ws, z, qmax, target);
+  }
+  switch (block.dtype) {  // NOLINT: the dtypes weights can have
+    case DType::kBF16:
+      return EncodeConsecutive<DType::kBF16, kClamp>(block, first, count, S, z, qmax, target);
+    case DType::kF16:
+      return EncodeConsecutive<DType::kF16, kClamp>(block, first, count, S, z, qmax, target);
+    case DType::kF64:
+      return EncodeConsecutive<DType::kF64, kClamp>(block, first, count, S, z, qmax, target);
+    default:
+      return EncodeConsecutive<DType::kF32, kClamp>(block, first, count, S, z, qmax, target);
   }
 }
 
