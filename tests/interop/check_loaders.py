@@ -14,6 +14,17 @@ from safetensors.torch import load_file
 CASES = [(bits, 32, axis, "f32") for bits in ("8", "6", "5", "4", "3", "2", "1") for axis in (1, 0)]
 CASES += [(bits, 32, 1, dtype) for bits in ("8", "4", "3") for dtype in ("f16", "bf16")]
 LOADED_BY_TRANSFORMERS = {("8", 32, 1, "f16"), ("4", 32, 1, "f16"), ("3", 32, 1, "f16"), ("4", 32, 0, "f32"), ("2", 32, 1, "f32")}
+# Further outputs by name: options beside a group size of 32 and F32 scales.
+EXTRA = {
+    "1.58bit": ["--bits", "1.58"],
+    "rtn": ["--solver", "rtn"],
+    "rows": ["--group-size", "row"],
+    "columns": ["--group-size", "row", "--axis", "0"],
+    "per-tensor": ["--per-tensor", "--bits", "8"],
+    "per-tensor-3bit": ["--per-tensor", "--bits", "3"],
+    "mixed": ["--rule", "q_proj|query=bits:8,group-size:16", "--rule", "k_proj|key=bits:3", "--skip", "v_proj|value"],
+}
+EXTRA_LOADED_BY_TRANSFORMERS = {"rows", "per-tensor", "mixed"}
 
 
 def run(*command):
@@ -88,19 +99,28 @@ def check_transformers(auto_class, output, dequantized, source, layers):
     return off, moved
 
 
+def check_output(halfquad, work, name, source, auto_class, options, transformers_too):
+    output, dequantized = work / name, work / f"{name}-plain"
+    run(halfquad, "quantize", source, output, *options, "--overwrite", "--progress", "none")
+    run(halfquad, "dequantize", output, dequantized, "--dtype", "f32", "--overwrite", "--progress", "none")
+    layers = check_hqq_library(output, dequantized, source)
+    text = f"{name}: {layers} layers exact in the hqq library"
+    if transformers_too:
+        off, moved = check_transformers(auto_class, output, dequantized, source, layers)
+        text += f", transformers off by {off:.1e} (quantizing changed {moved:.1e})"
+    print(text, flush=True)
+
+
 def check_model(halfquad, work, name, source, auto_class):
     for case in CASES:
         bits, group_size, axis, dtype = case
-        output, dequantized = work / f"{name}-{bits}bit-axis{axis}-{dtype}", work / f"{name}-plain"
-        run(halfquad, "quantize", source, output, "--bits", bits, "--group-size", group_size, "--axis", axis,
-            "--scale-dtype", dtype, "--overwrite", "--progress", "none")
-        run(halfquad, "dequantize", output, dequantized, "--dtype", "f32", "--overwrite", "--progress", "none")
-        layers = check_hqq_library(output, dequantized, source)
-        text = f"{output.name}: {layers} layers exact in the hqq library"
-        if case in LOADED_BY_TRANSFORMERS:
-            off, moved = check_transformers(auto_class, output, dequantized, source, layers)
-            text += f", transformers off by {off:.1e} (quantizing changed {moved:.1e})"
-        print(text, flush=True)
+        options = ["--bits", bits, "--group-size", group_size, "--axis", axis, "--scale-dtype", dtype]
+        check_output(halfquad, work, f"{name}-{bits}bit-axis{axis}-{dtype}", source, auto_class, options,
+                     case in LOADED_BY_TRANSFORMERS)
+    for case, options in EXTRA.items():
+        defaults = ["--scale-dtype", "f32"] + ([] if "--group-size" in options else ["--group-size", 32])
+        check_output(halfquad, work, f"{name}-{case}", source, auto_class, defaults + options,
+                     case in EXTRA_LOADED_BY_TRANSFORMERS)
 
 
 def minilm_folder():
