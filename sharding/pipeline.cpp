@@ -45,7 +45,7 @@ Pipeline::Shape Pipeline::shape_for(const Inputs& inputs) {
   // tensor is not decided yet.
   const std::uint64_t slots = inputs.options.memory_bytes / std::max<std::uint64_t>(1, inputs.plan.largest_item_bytes);
   Shape shape;
-  shape.workers = share(slots, 6, inputs.options.threads);
+  shape.workers = share(slots, 3, inputs.options.threads);
   shape.readers = share(slots, 10, std::clamp(inputs.options.threads / 2, 4, 16));
   shape.writers = share(slots, 10, std::clamp(inputs.options.threads / 8, 2, 8));
   shape.ready_limit = share<std::size_t>(slots, 10, static_cast<std::size_t>(shape.workers) + 1);

@@ -12,8 +12,8 @@ namespace halfquad {
 namespace {
 
 constexpr std::uint64_t kMiB = 1ULL << 20;
-// Reads kept in flight beside the tiles being solved.
-constexpr std::uint64_t kReaders = 4;
+// Items that readers and writers hold beside the workers.
+constexpr std::uint64_t kReadersAndWriters = 8;
 
 std::uint64_t sum_of(std::span<const ByteRange> ranges) {
   std::uint64_t bytes = 0;
@@ -29,13 +29,16 @@ void add_item(Plan& plan, const WorkItem& item, std::uint64_t buffer_bytes) {
 
 void add_tiles(Plan& plan, const QuantizedTensor& tensor, std::size_t index, DType source, DType stored) {
   plan.weights += static_cast<std::uint64_t>(tensor.rows * tensor.cols);
+  std::uint64_t tensor_bytes = 0;
   for (std::int64_t tile = 0; tile < tensor.tiles.tile_count(); ++tile) {
     const std::vector<ByteRange> ranges = tensor.tiles.source_ranges(tile, bytes_of(source));
     const std::uint64_t codes = sum_of(tensor.tiles.code_ranges(tile));
     const std::uint64_t scales = sum_of(tensor.tiles.scale_ranges(tile, bytes_of(stored)));
-    add_item(plan, {WorkItem::Kind::kTile, index, tile, sum_of(ranges), codes + 2 * scales},
-             ItemBuffer::tile_bytes(tensor, tile, source, stored));
+    const std::uint64_t bytes = ItemBuffer::tile_bytes(tensor, tile, source, stored);
+    add_item(plan, {WorkItem::Kind::kTile, index, tile, sum_of(ranges), codes + 2 * scales}, bytes);
+    tensor_bytes += bytes;
   }
+  plan.largest_tensor_bytes = std::max(plan.largest_tensor_bytes, tensor_bytes);
 }
 
 void add_copies(Plan& plan, std::uint64_t bytes, std::size_t index) {
@@ -92,8 +95,11 @@ Prediction predict(const Plan& plan, const Rates& rates, int threads) {
 std::uint64_t minimum_memory(const Plan& plan) noexcept { return round_up(2 * plan.largest_item_bytes, kMiB); }
 
 std::uint64_t comfortable_memory(const Plan& plan, int threads) noexcept {
-  const std::uint64_t items = static_cast<std::uint64_t>(std::max(1, threads)) + kReaders;
-  return std::max(minimum_memory(plan), round_up(items * plan.largest_item_bytes, kMiB));
+  // In flight: a tile a worker, as many read ahead, and what readers and writers hold; beside them the tiles of one
+  // tensor that wait for its last one.
+  const std::uint64_t in_flight = 2 * static_cast<std::uint64_t>(std::max(1, threads)) + kReadersAndWriters;
+  const std::uint64_t bytes = in_flight * plan.largest_item_bytes + plan.largest_tensor_bytes;
+  return std::max(minimum_memory(plan), round_up(bytes, kMiB));
 }
 
 }  // namespace halfquad

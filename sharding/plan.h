@@ -24,10 +24,11 @@ struct WorkItem {
 /// Pure: the same headers and rules give the same plan.
 struct Plan {
   std::vector<WorkItem> items;
-  std::uint64_t source_bytes = 0;        ///< Read at least once.
-  std::uint64_t output_bytes = 0;        ///< The finished weight file without its header.
-  std::uint64_t weights = 0;             ///< To be solved.
-  std::uint64_t largest_item_bytes = 0;  ///< The largest buffer one item travels with (ItemBuffer).
+  std::uint64_t source_bytes = 0;          ///< Read at least once.
+  std::uint64_t output_bytes = 0;          ///< The finished weight file without its header.
+  std::uint64_t weights = 0;               ///< To be solved.
+  std::uint64_t largest_item_bytes = 0;    ///< The largest buffer one item travels with (ItemBuffer).
+  std::uint64_t largest_tensor_bytes = 0;  ///< The buffers of all tiles of the largest quantized tensor.
 };
 
 [[nodiscard]] Plan make_plan(const Checkpoint& checkpoint, const OutputLayout& layout);
@@ -46,7 +47,7 @@ struct Prediction {
 };
 [[nodiscard]] Prediction predict(const Plan& plan, const Rates& rates, int threads);
 
-/// Smallest --memory this plan runs with, and what it uses to keep `threads` busy. Bytes.
+/// Smallest --memory this plan runs with, and what keeps `threads` busy without reading anything twice. Bytes.
 [[nodiscard]] std::uint64_t minimum_memory(const Plan& plan) noexcept;
 [[nodiscard]] std::uint64_t comfortable_memory(const Plan& plan, int threads) noexcept;
 

@@ -1,6 +1,7 @@
 #include "sharding/tile_solver.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <string>
 
@@ -141,14 +142,12 @@ bool TileSolver::solve_block(const Job& job, const GroupBlock& block, const Solv
 }
 
 void TileSolver::store_grid(const Job& job, std::int64_t groups, std::byte* scale, std::byte* zero) const {
-  // Rounding is monotonic: when the largest magnitude fits, all do.
+  // Rounding is monotonic: when the largest magnitude fits, all do. As integers magnitudes order alike, NaN above
+  // infinity.
   const auto fits = [&](const std::vector<float>& values) {
-    float largest = 0;
-    for (const float value : values) {
-      const float magnitude = std::abs(value);
-      if (magnitude > largest || std::isnan(magnitude)) largest = magnitude;
-    }
-    return std::isfinite(round_to(job.stored, largest));
+    std::int32_t largest = 0;
+    for (const float value : values) largest = std::max(largest, std::bit_cast<std::int32_t>(std::abs(value)));
+    return std::isfinite(round_to(job.stored, std::bit_cast<float>(largest)));
   };
   const bool scales_fit = fits(scale_);
   if (!scales_fit || !fits(zero_)) [[unlikely]] {

@@ -68,6 +68,7 @@ TEST(MakePlan, CountsTilesBlocksAndWeights) {
   EXPECT_EQ(plan.output_bytes, layout.data_bytes());
   // The up_proj's tiles: 8 MiB of source in two slabs with room to align, and 2.25 MiB of output, in whole MiB.
   EXPECT_EQ(plan.largest_item_bytes, 11U << 20);
+  EXPECT_EQ(plan.largest_tensor_bytes, 44U << 20);
 }
 
 TEST(Predict, TakesTheSlowestOfTheOverlappedStages) {
@@ -91,14 +92,15 @@ TEST(Predict, TakesTheSlowestOfTheOverlappedStages) {
   EXPECT_DOUBLE_EQ(writing.read_seconds, 0);
 }
 
-TEST(PlanMemory, HoldsTwoItemsAtLeastAndOneForEachWorkerAtBest) {
+TEST(PlanMemory, HoldsTwoItemsAtLeastAndAWholeTensorAtBest) {
   Plan plan;
-  plan.largest_item_bytes = (12 << 20) + 4096;
+  plan.largest_item_bytes = 12 << 20;
+  plan.largest_tensor_bytes = 100 << 20;
 
-  EXPECT_EQ(minimum_memory(plan), 25ULL << 20);
-  EXPECT_GE(comfortable_memory(plan, 8), 12 * plan.largest_item_bytes);
-  EXPECT_LT(comfortable_memory(plan, 8), 12 * plan.largest_item_bytes + (1 << 20));
-  EXPECT_EQ(comfortable_memory(plan, 8) % (1 << 20), 0U);
+  EXPECT_EQ(minimum_memory(plan), 24ULL << 20);
+  EXPECT_EQ(comfortable_memory(plan, 8), ((2 * 8 + 8) * 12 + 100ULL) << 20);
+  plan.largest_tensor_bytes += 1;
+  EXPECT_EQ(comfortable_memory(plan, 8), ((2 * 8 + 8) * 12 + 101ULL) << 20);
 }
 
 }  // namespace
