@@ -12,17 +12,13 @@
 #include "kernels/decode.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
+#include "sharding/hqq_keys.h"
 #include "sharding/stored_tile.h"
 
 namespace halfquad {
 namespace {
 
 constexpr std::int64_t kChunkElements = 16384;  // fp32 results that stay in the first-level caches
-
-std::string_view torch_name(DType dtype) {
-  if (dtype == DType::kBF16) return "bfloat16";
-  return dtype == DType::kF16 ? "float16" : "float32";
-}
 
 /// Header entries of the plain model: widest dtype first, then by name.
 std::vector<TensorEntry> plain_entries(const HqqOutput& output, DType dtype) {
@@ -130,9 +126,7 @@ class Dequantizer {
 
  private:
   static std::uint64_t tile_bytes(const StoredLayer& layer, std::int64_t tile, DType dtype) {
-    std::uint64_t total = 0;
-    for (const ByteRange& range : layer.tiles.source_ranges(tile, bytes_of(dtype))) total += range.bytes;
-    return total;
+    return total_bytes(layer.tiles.source_ranges(tile, bytes_of(dtype)));
   }
 
   static std::uint64_t worker_bytes(const HqqOutput& output, DType dtype) {

@@ -28,12 +28,12 @@ HqqConstant nbits(CodeWidth width) {
   return {"nbits", DType::kF32, {}, little_endian(std::bit_cast<std::uint32_t>(1.58F))};
 }
 
-std::string_view torch_name(DType stored) {
-  if (stored == DType::kBF16) return "torch.bfloat16";
-  return stored == DType::kF16 ? "torch.float16" : "torch.float32";
-}
-
 }  // namespace
+
+std::string_view torch_name(DType dtype) noexcept {
+  if (dtype == DType::kBF16) return "bfloat16";
+  return dtype == DType::kF16 ? "float16" : "float32";
+}
 
 std::vector<HqqConstant> hqq_constants(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, DType stored) {
   const Packing packing = packing_of(spec.width);
@@ -49,7 +49,7 @@ std::vector<HqqConstant> hqq_constants(const QuantSpec& spec, std::int64_t rows,
   constants.push_back(integer("axis", spec.axis));
   constants.push_back(text("packing", name_of(packing)));
   constants.push_back(text("unpack_view_dtype", packing == Packing::k3Bit32 ? "torch.int32" : "torch.uint8"));
-  constants.push_back(text("compute_dtype", torch_name(stored)));
+  constants.push_back(text("compute_dtype", "torch." + std::string(torch_name(stored))));
   constants.push_back(flag("channel_wise", spec.channel_wise));
   constants.push_back(flag("optimize", spec.optimizes()));
   constants.push_back(flag("round_zero", spec.round_zero));

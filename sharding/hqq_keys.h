@@ -18,6 +18,9 @@ struct HqqConstant {
   std::string bytes;
 };
 
+/// PyTorch's name of F32, F16 or BF16: "bfloat16".
+[[nodiscard]] std::string_view torch_name(DType dtype) noexcept;
+
 /// The 16 constants of one layer, encoded as hqq's encode_safetensor_type does: bool U8 [], int I32 [], float F32 [],
 /// text U8 [length], torch.Size I64 [2]. `stored` is the dtype of scale and zero.
 [[nodiscard]] std::vector<HqqConstant> hqq_constants(const QuantSpec& spec, std::int64_t rows, std::int64_t cols,

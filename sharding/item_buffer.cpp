@@ -14,14 +14,8 @@ constexpr std::uint64_t kPage = BufferPool::kAlignment;
 
 std::uint64_t scratch_bytes(std::uint64_t bytes) { return round_up(bytes + ReadFile::kSlack, kPage); }
 
-std::uint64_t sum_of(std::span<const ByteRange> ranges) {
-  std::uint64_t bytes = 0;
-  for (const ByteRange& range : ranges) bytes += range.bytes;
-  return bytes;
-}
-
 std::uint64_t source_bytes(const TileGeometry& tiles, std::span<const ByteRange> ranges) {
-  if (tiles.by_columns()) return round_up(sum_of(ranges), kPage) + scratch_bytes(ranges.front().bytes);
+  if (tiles.by_columns()) return round_up(total_bytes(ranges), kPage) + scratch_bytes(ranges.front().bytes);
   std::uint64_t bytes = 0;
   for (const ByteRange& range : ranges) bytes += scratch_bytes(range.bytes);
   return bytes;
@@ -37,8 +31,8 @@ struct OutputSizes {
 };
 
 OutputSizes output_sizes(const TileGeometry& tiles, std::int64_t tile, DType stored) {
-  return {round_up(sum_of(tiles.code_ranges(tile)), std::uint64_t{64}),
-          round_up(sum_of(tiles.scale_ranges(tile, bytes_of(stored))), std::uint64_t{64})};
+  return {round_up(total_bytes(tiles.code_ranges(tile)), std::uint64_t{64}),
+          round_up(total_bytes(tiles.scale_ranges(tile, bytes_of(stored))), std::uint64_t{64})};
 }
 
 }  // namespace
@@ -69,7 +63,7 @@ ItemBuffer::ItemBuffer(Buffer memory, const QuantizedTensor& tensor, std::int64_
   source_.dtype = source;
   gather_rows_ = tiles.by_columns();
   if (gather_rows_) {
-    source_.slabs.push_back(take(round_up(sum_of(ranges_), kPage)).data());
+    source_.slabs.push_back(take(round_up(total_bytes(ranges_), kPage)).data());
     scratch_.push_back(take(scratch_bytes(ranges_.front().bytes)));
   } else {
     for (const ByteRange& range : ranges_) scratch_.push_back(take(scratch_bytes(range.bytes)));
@@ -95,7 +89,7 @@ std::uint64_t ItemBuffer::read(ReadFile& file, const SourceTensor& tensor) {
       source_.slabs[i] = data.data();  // ranges are those of the first slabs: only the last ones can be padding alone
     }
   }
-  return sum_of(ranges_);
+  return total_bytes(ranges_);
 }
 
 }  // namespace halfquad

@@ -15,12 +15,6 @@ constexpr std::uint64_t kMiB = 1ULL << 20;
 // Items that readers and writers hold beside the workers.
 constexpr std::uint64_t kReadersAndWriters = 8;
 
-std::uint64_t sum_of(std::span<const ByteRange> ranges) {
-  std::uint64_t bytes = 0;
-  for (const ByteRange& range : ranges) bytes += range.bytes;
-  return bytes;
-}
-
 void add_item(Plan& plan, const WorkItem& item, std::uint64_t buffer_bytes) {
   plan.source_bytes += item.source_bytes;
   plan.largest_item_bytes = std::max(plan.largest_item_bytes, buffer_bytes);
@@ -32,10 +26,10 @@ void add_tiles(Plan& plan, const QuantizedTensor& tensor, std::size_t index, DTy
   std::uint64_t tensor_bytes = 0;
   for (std::int64_t tile = 0; tile < tensor.tiles.tile_count(); ++tile) {
     const std::vector<ByteRange> ranges = tensor.tiles.source_ranges(tile, bytes_of(source));
-    const std::uint64_t codes = sum_of(tensor.tiles.code_ranges(tile));
-    const std::uint64_t scales = sum_of(tensor.tiles.scale_ranges(tile, bytes_of(stored)));
+    const std::uint64_t codes = total_bytes(tensor.tiles.code_ranges(tile));
+    const std::uint64_t scales = total_bytes(tensor.tiles.scale_ranges(tile, bytes_of(stored)));
     const std::uint64_t bytes = ItemBuffer::tile_bytes(tensor, tile, source, stored);
-    add_item(plan, {WorkItem::Kind::kTile, index, tile, sum_of(ranges), codes + 2 * scales}, bytes);
+    add_item(plan, {WorkItem::Kind::kTile, index, tile, total_bytes(ranges), codes + 2 * scales}, bytes);
     tensor_bytes += bytes;
   }
   plan.largest_tensor_bytes = std::max(plan.largest_tensor_bytes, tensor_bytes);

@@ -18,12 +18,6 @@ namespace {
 constexpr std::uint64_t kMaxReadBytes = OpenCheckpoint::kScratchBytes - ReadFile::kSlack;
 constexpr int kMaxSlabs = 10;
 
-std::uint64_t total_bytes(std::span<const ByteRange> ranges) {
-  std::uint64_t total = 0;
-  for (const ByteRange& range : ranges) total += range.bytes;
-  return total;
-}
-
 /// Sizes of one tile. The first tile is the largest in every respect.
 struct TileSizes {
   std::vector<ByteRange> code_ranges;

@@ -15,6 +15,7 @@
 #include "runtime/parallel.h"
 #include "runtime/text.h"
 #include "sharding/gaussian.h"
+#include "sharding/hqq_keys.h"
 
 namespace halfquad {
 namespace {
@@ -115,11 +116,6 @@ std::vector<std::vector<TensorEntry>> cut_into_files(std::vector<TensorEntry> te
 std::string file_name(std::size_t index, std::size_t count) {
   if (count == 1) return "model.safetensors";
   return fmt::format("model-{:05}-of-{:05}.safetensors", index + 1, count);
-}
-
-std::string_view torch_name(DType dtype) {
-  if (dtype == DType::kBF16) return "bfloat16";
-  return dtype == DType::kF16 ? "float16" : "float32";
 }
 
 boost::json::object config_of(const Preset& preset, DType dtype) {

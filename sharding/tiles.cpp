@@ -112,6 +112,12 @@ BlockLayout TileGeometry::scale_blocks(std::int64_t element_bytes) const noexcep
   return {total, run, to_bytes(extent_, element_bytes)};
 }
 
+std::uint64_t total_bytes(std::span<const ByteRange> ranges) noexcept {
+  std::uint64_t total = 0;
+  for (const ByteRange& range : ranges) total += range.bytes;
+  return total;
+}
+
 BlockLayout copy_blocks(std::uint64_t tensor_bytes) noexcept { return {tensor_bytes, tensor_bytes, kCopyBlockBytes}; }
 
 }  // namespace halfquad

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "io/block_digest.h"
@@ -14,6 +15,9 @@ struct ByteRange {
   std::uint64_t bytes = 0;
   friend bool operator==(const ByteRange&, const ByteRange&) = default;
 };
+
+/// Bytes of all `ranges` together.
+[[nodiscard]] std::uint64_t total_bytes(std::span<const ByteRange> ranges) noexcept;
 
 /// Weights in one tile, about: large enough for fast reads, small enough that a few fit any budget. Part of the output
 /// format, since checksums follow tile borders: it depends on nothing but the tensor.

@@ -354,10 +354,7 @@ void Verifier::conclude(const CheckedTensor& checked) {
 // ---- errors
 
 std::uint64_t Verifier::tile_workspace(const MeasuredLayer& measured) const {
-  std::uint64_t weights = 0;
-  for (const ByteRange& range : measured.layer->tiles.source_ranges(0, bytes_of(measured.original->dtype))) {
-    weights += range.bytes;
-  }
+  const std::uint64_t weights = total_bytes(measured.layer->tiles.source_ranges(0, bytes_of(measured.original->dtype)));
   return Workspace::cost(StoredTileReader::workspace_bytes(*measured.layer)) + OpenCheckpoint::kScratchBytes +
          Workspace::cost(weights);
 }

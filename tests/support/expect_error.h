@@ -10,6 +10,18 @@
 
 namespace halfquad::test {
 
+/// Runs `call` and gives back the Error it throws; a test failure, and an Error of kInternal, when it throws none.
+template <class Call>
+Error error_of(Call call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "no error was thrown";
+  return {ErrorCode::kInternal, "nothing was thrown"};
+}
+
 /// `call` must throw Error with `code` and a one-line message that holds every one of `parts`.
 template <class Call>
 void expect_error(ErrorCode code, std::initializer_list<std::string_view> parts, Call call) {

@@ -7,13 +7,16 @@
 #include <utility>
 #include <vector>
 
+#include <gmock/gmock.h>
+
 #include "runtime/buffer_pool.h"
-#include "tests/unit/runtime/expect_error.h"
+#include "tests/support/expect_error.h"
 
 namespace halfquad {
 namespace {
 
 using namespace std::chrono_literals;
+using test::error_of;
 using testing::HasSubstr;
 
 constexpr std::size_t kPage = BufferPool::kAlignment;

@@ -1,11 +1,14 @@
 #include <string_view>
 
+#include <gmock/gmock.h>
+
 #include "runtime/check.h"
-#include "tests/unit/runtime/expect_error.h"
+#include "tests/support/expect_error.h"
 
 namespace halfquad {
 namespace {
 
+using test::error_of;
 using testing::HasSubstr;
 
 TEST(Require, PassesWithoutBuildingTheMessage) {

@@ -2,12 +2,15 @@
 #include <thread>
 #include <vector>
 
+#include <gmock/gmock.h>
+
 #include "runtime/log.h"
-#include "tests/unit/runtime/expect_error.h"
+#include "tests/support/expect_error.h"
 
 namespace halfquad {
 namespace {
 
+using test::error_of;
 using testing::EndsWith;
 using testing::HasSubstr;
 using testing::MatchesRegex;

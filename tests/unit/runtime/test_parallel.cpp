@@ -6,13 +6,16 @@
 #include <thread>
 #include <vector>
 
+#include <gmock/gmock.h>
+
 #include "runtime/parallel.h"
-#include "tests/unit/runtime/expect_error.h"
+#include "tests/support/expect_error.h"
 
 namespace halfquad {
 namespace {
 
 using namespace std::chrono_literals;
+using test::error_of;
 
 TEST(ParallelFor, RunsEveryIndexOnce) {
   for (const int threads : {1, 2, 7}) {

@@ -2,14 +2,17 @@
 #include <chrono>
 #include <thread>
 
+#include <gmock/gmock.h>
+
 #include "runtime/progress.h"
 #include "runtime/progress_text.h"
-#include "tests/unit/runtime/expect_error.h"
+#include "tests/support/expect_error.h"
 
 namespace halfquad {
 namespace {
 
 using namespace std::chrono_literals;
+using test::error_of;
 using testing::EndsWith;
 using testing::HasSubstr;
 using testing::Not;

@@ -11,31 +11,15 @@
 namespace halfquad::test {
 namespace {
 
-RunnerLayer layer(std::string module, std::int64_t rows, std::int64_t cols, DType dtype, QuantSpec spec) {
+ModelLayer layer(std::string module, std::int64_t rows, std::int64_t cols, DType dtype, QuantSpec spec) {
   return {std::move(module), rows, cols, dtype, spec};
-}
-
-std::vector<Decision> decisions_for(const Checkpoint& checkpoint, const std::vector<RunnerLayer>& layers) {
-  std::vector<Decision> decisions;
-  for (std::size_t i = 0; i < checkpoint.tensors().size(); ++i) {
-    Decision decision;
-    decision.source = i;
-    decision.keep = KeepReason::kNotAWeight;
-    for (const RunnerLayer& layer : layers) {
-      if (checkpoint.tensors()[i].name != layer.module + ".weight") continue;
-      decision.keep = KeepReason::kNone;
-      decision.spec = layer.spec;
-    }
-    decisions.push_back(std::move(decision));
-  }
-  return decisions;
 }
 
 }  // namespace
 
-RunnerModel::RunnerModel(const std::vector<RunnerLayer>& layers, const std::vector<TestTensor>& kept, DType stored)
+RunnerModel::RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<TestTensor>& kept, DType stored)
     : fs_(make_posix_file_system()) {
-  for (const RunnerLayer& layer : layers) {
+  for (const ModelLayer& layer : layers) {
     const std::string name = layer.module + ".weight";
     source_.push_back(
         {name, layer.dtype, {layer.rows, layer.cols}, heavy_weights(name, layer.dtype, layer.rows * layer.cols)});
@@ -44,7 +28,7 @@ RunnerModel::RunnerModel(const std::vector<RunnerLayer>& layers, const std::vect
   write_and_open(layers, stored);
 }
 
-RunnerModel::RunnerModel(const std::vector<RunnerLayer>& layers, const std::vector<std::string>& bytes, DType stored)
+RunnerModel::RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<std::string>& bytes, DType stored)
     : fs_(make_posix_file_system()) {
   for (std::size_t i = 0; i < layers.size(); ++i) {
     source_.push_back({layers[i].module + ".weight", layers[i].dtype, {layers[i].rows, layers[i].cols}, bytes.at(i)});
@@ -52,7 +36,7 @@ RunnerModel::RunnerModel(const std::vector<RunnerLayer>& layers, const std::vect
   write_and_open(layers, stored);
 }
 
-void RunnerModel::write_and_open(const std::vector<RunnerLayer>& layers, DType stored) {
+void RunnerModel::write_and_open(const std::vector<ModelLayer>& layers, DType stored) {
   std::filesystem::create_directory(temp_.path() / "model");
   put_safetensors(source_path(), source_);
   checkpoint_ = std::make_unique<Checkpoint>(*fs_, source_path());
@@ -104,7 +88,7 @@ std::string heavy_weights(const std::string& name, DType dtype, std::int64_t cou
   return bytes;
 }
 
-std::vector<RunnerLayer> small_layers() {
+std::vector<ModelLayer> small_layers() {
   using enum CodeWidth;
   return {
       layer("a.k8", 48, 128, DType::kBF16, {.width = k8}),
@@ -126,7 +110,7 @@ std::vector<RunnerLayer> small_layers() {
   };
 }
 
-std::vector<RunnerLayer> large_layers() {
+std::vector<ModelLayer> large_layers() {
   using enum CodeWidth;
   return {
       layer("l.k4", 2400, 5120, DType::kBF16, {.width = k4, .round_zero = true}),  // three tiles of two slabs

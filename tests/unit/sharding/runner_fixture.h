@@ -15,16 +15,9 @@
 #include "sharding/runner.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/test_checkpoint.h"
+#include "tests/unit/sharding/model_layer.h"
 
 namespace halfquad::test {
-
-/// A layer that is to be quantized.
-struct RunnerLayer {
-  std::string module;
-  std::int64_t rows = 0, cols = 0;
-  DType dtype = DType::kBF16;
-  QuantSpec spec;
-};
 
 /// What one run of the pipeline left.
 struct Ran {
@@ -37,10 +30,10 @@ struct Ran {
 class RunnerModel {
  public:
   /// `stored`: dtype of scales and zeros. Kept tensors follow the layers in the file.
-  RunnerModel(const std::vector<RunnerLayer>& layers, const std::vector<TestTensor>& kept, DType stored = DType::kF16);
+  RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<TestTensor>& kept, DType stored = DType::kF16);
 
   /// The same with other bytes in the layers' tensors (one per layer, in their order).
-  RunnerModel(const std::vector<RunnerLayer>& layers, const std::vector<std::string>& bytes, DType stored);
+  RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<std::string>& bytes, DType stored);
 
   /// Runs the plan; `faulty` instead of the real file system.
   [[nodiscard]] Ran run(const RunOptions& options, FileSystem* faulty = nullptr, const StopFlag* stop = nullptr) const;
@@ -56,7 +49,7 @@ class RunnerModel {
   [[nodiscard]] std::filesystem::path source_path() const { return temp_.path() / "model" / "model.safetensors"; }
 
  private:
-  void write_and_open(const std::vector<RunnerLayer>& layers, DType stored);
+  void write_and_open(const std::vector<ModelLayer>& layers, DType stored);
 
   TempDir temp_;
   std::unique_ptr<FileSystem> fs_;
@@ -70,9 +63,9 @@ class RunnerModel {
 [[nodiscard]] std::string heavy_weights(const std::string& name, DType dtype, std::int64_t count);
 
 /// A small layer of every kind: all widths, packings, dtypes, both axes, whole rows, per tensor, rtn, few steps.
-[[nodiscard]] std::vector<RunnerLayer> small_layers();
+[[nodiscard]] std::vector<ModelLayer> small_layers();
 /// Layers of several tiles, of two or more slabs each.
-[[nodiscard]] std::vector<RunnerLayer> large_layers();
+[[nodiscard]] std::vector<ModelLayer> large_layers();
 /// Tensors to copy: of many blocks, a scalar, an empty one, of a dtype that nothing computes with.
 [[nodiscard]] std::vector<TestTensor> kept_tensors();
 

@@ -14,12 +14,12 @@ using test::TinyOutput;
 
 const std::string kModule = "model.layers.0.q";
 
-std::vector<test::TinyLayer> one_layer() { return {{kModule, 16, 64, DType::kBF16, {}}}; }
+std::vector<test::ModelLayer> one_layer() { return {{kModule, 16, 64, DType::kBF16, {}}}; }
 
 std::string key(const std::string& name) { return kModule + "." + name; }
 
 void expect_refused(const std::function<void(TinyOutput&)>& damage, std::initializer_list<std::string_view> parts,
-                    const std::vector<test::TinyLayer>& layers = one_layer()) {
+                    const std::vector<test::ModelLayer>& layers = one_layer()) {
   TinyOutput tiny(layers);
   damage(tiny);
   tiny.write_output();
@@ -27,15 +27,15 @@ void expect_refused(const std::function<void(TinyOutput&)>& damage, std::initial
 }
 
 TEST(HqqOutput, ReadsBackWhatEachLayerIs) {
-  const std::vector<test::TinyLayer> layers = test::every_kind_of_layer();
+  const std::vector<test::ModelLayer> layers = test::every_kind_of_layer();
   const TinyOutput tiny(layers, DType::kBF16);
 
   const HqqOutput output(*tiny.fs, tiny.output_path);
 
   ASSERT_EQ(output.layers().size(), layers.size());
   for (const StoredLayer& stored : output.layers()) {
-    const auto layer =
-        std::find_if(layers.begin(), layers.end(), [&](const test::TinyLayer& l) { return l.module == stored.module; });
+    const auto layer = std::find_if(layers.begin(), layers.end(),
+                                    [&](const test::ModelLayer& l) { return l.module == stored.module; });
     ASSERT_NE(layer, layers.end()) << stored.module;
     EXPECT_EQ(stored.rows, layer->rows);
     EXPECT_EQ(stored.cols, layer->cols);

@@ -5,6 +5,7 @@
 
 #include "runtime/error.h"
 #include "sharding/rules.h"
+#include "tests/support/expect_error.h"
 
 namespace halfquad {
 namespace {
@@ -13,24 +14,17 @@ using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-/// Message of the halfquad::Error of `code` that `call` throws; "" when it throws none.
-template <class Call>
-std::string error_of(ErrorCode code, Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code);
-    return error.what();
-  }
-  return {};
+std::string checked_message(const Error& error, ErrorCode code) {
+  EXPECT_EQ(error.code(), code);
+  return error.what();
 }
 
 std::string rule_error(std::string_view text) {
-  return error_of(ErrorCode::kUsage, [&] { (void)parse_rule(text); });
+  return checked_message(test::error_of([&] { (void)parse_rule(text); }), ErrorCode::kUsage);
 }
 
 std::string recipe_error(std::string_view json) {
-  return error_of(ErrorCode::kBadInput, [&] { (void)parse_recipe(json, "my.json"); });
+  return checked_message(test::error_of([&] { (void)parse_recipe(json, "my.json"); }), ErrorCode::kBadInput);
 }
 
 TEST(ParseRule, ReadsEveryKey) {

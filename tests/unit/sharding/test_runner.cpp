@@ -21,9 +21,9 @@ using test::RunnerModel;
 
 constexpr std::uint64_t kMiB = 1 << 20;
 
-std::vector<test::RunnerLayer> all_layers() {
-  std::vector<test::RunnerLayer> layers = test::small_layers();
-  const std::vector<test::RunnerLayer> large = test::large_layers();
+std::vector<test::ModelLayer> all_layers() {
+  std::vector<test::ModelLayer> layers = test::small_layers();
+  const std::vector<test::ModelLayer> large = test::large_layers();
   layers.insert(layers.begin() + 4, large.begin(), large.end());
   return layers;
 }

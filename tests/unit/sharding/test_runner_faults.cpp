@@ -24,9 +24,9 @@ namespace {
 using test::expect_error;
 using test::FaultPlan;
 using test::FaultyFileSystem;
+using test::ModelLayer;
 using test::Ran;
 using test::run_options;
-using test::RunnerLayer;
 using test::RunnerModel;
 
 constexpr std::uint64_t kMiB = 1 << 20;
@@ -81,7 +81,7 @@ class MadeUpErrors final : public HookedSolver {
 };
 
 /// Two layers of two tiles and two slabs; the second is the last tensor of the file.
-std::vector<RunnerLayer> two_layers(const QuantSpec& spec) {
+std::vector<ModelLayer> two_layers(const QuantSpec& spec) {
   return {{"first", 64, 64, DType::kF32, spec}, {"broken", 1100, 4096, DType::kBF16, spec}};
 }
 
@@ -91,9 +91,9 @@ void set_weight(std::string& bytes, std::int64_t row, std::int64_t col, float va
   std::memcpy(bytes.data() + (row * 4096 + col) * 2, &bits, sizeof bits);
 }
 
-std::vector<std::string> bytes_of_layers(const std::vector<RunnerLayer>& layers) {
+std::vector<std::string> bytes_of_layers(const std::vector<ModelLayer>& layers) {
   std::vector<std::string> bytes;
-  for (const RunnerLayer& layer : layers) {
+  for (const ModelLayer& layer : layers) {
     bytes.push_back(test::heavy_weights(layer.module, layer.dtype, layer.rows * layer.cols));
   }
   return bytes;
@@ -123,7 +123,7 @@ std::vector<BadPlace> bad_places() {
 TEST(RunPlanNonFinite, TheErrorNamesThePlace) {
   for (const BadPlace& bad : bad_places()) {
     SCOPED_TRACE(bad.what);
-    const std::vector<RunnerLayer> layers = two_layers(bad.spec);
+    const std::vector<ModelLayer> layers = two_layers(bad.spec);
     std::vector<std::string> bytes = bytes_of_layers(layers);
     set_weight(bytes[1], bad.row, bad.col, -kInfinity);
     const RunnerModel model(layers, bytes, DType::kF16);
@@ -140,7 +140,7 @@ TEST(RunPlanNonFinite, TheErrorNamesThePlace) {
 TEST(RunPlanNonFinite, ZeroGivesTheBytesOfACheckpointWithZerosThere) {
   for (const BadPlace& bad : bad_places()) {
     SCOPED_TRACE(bad.what);
-    const std::vector<RunnerLayer> layers = two_layers(bad.spec);
+    const std::vector<ModelLayer> layers = two_layers(bad.spec);
     std::vector<std::string> bytes = bytes_of_layers(layers);
     for (const std::int64_t row : {bad.row, std::int64_t{600}}) set_weight(bytes[1], row, bad.col, 0);
     const RunnerModel clean(layers, bytes, DType::kF16);
@@ -164,7 +164,7 @@ TEST(RunPlanNonFinite, ZeroGivesTheBytesOfACheckpointWithZerosThere) {
 TEST(RunPlanNonFinite, TilesReadAgainAreClearedAgainAndCountedOnce) {
   for (const bool channel_wise : {true, false}) {
     const QuantSpec spec{.channel_wise = channel_wise, .iters = 2};
-    const std::vector<RunnerLayer> layers = {{"broken", 3072, 4096, DType::kBF16, spec}};  // three tiles
+    const std::vector<ModelLayer> layers = {{"broken", 3072, 4096, DType::kBF16, spec}};  // three tiles
     std::vector<std::string> bytes = bytes_of_layers(layers);
     for (std::int64_t row = 0; row < 3072; row += 3) set_weight(bytes[0], row, row, 0);
     const RunnerModel clean(layers, bytes, DType::kF16);
@@ -183,7 +183,7 @@ TEST(RunPlanNonFinite, TilesReadAgainAreClearedAgainAndCountedOnce) {
 
 TEST(RunPlanNonFinite, StepErrorsAreNotCountedTwiceWhenATileStartsAnew) {
   const QuantSpec spec{.iters = 3};
-  const std::vector<RunnerLayer> layers = {{"broken", 1024, 4096, DType::kBF16, spec}};
+  const std::vector<ModelLayer> layers = {{"broken", 1024, 4096, DType::kBF16, spec}};
   std::vector<std::string> bytes = bytes_of_layers(layers);
   for (std::int64_t col = 0; col < 4096; ++col) set_weight(bytes[0], 1016, col, 20);  // first of the last strip's slab
   set_weight(bytes[0], 1023, 4095, kNaN);
@@ -201,7 +201,7 @@ TEST(RunPlanNonFinite, StepErrorsAreNotCountedTwiceWhenATileStartsAnew) {
 TEST(RunPlanNonFinite, ARangeBeyondFloatIsAnErrorUnderBothPolicies) {
   for (const QuantSpec& spec :
        {QuantSpec{}, QuantSpec{.axis = 0}, QuantSpec{.solver = SolverKind::kRtn}, QuantSpec{.channel_wise = false}}) {
-    const std::vector<RunnerLayer> layers = {{"wide", 64, 64, DType::kF32, spec}};
+    const std::vector<ModelLayer> layers = {{"wide", 64, 64, DType::kF32, spec}};
     std::vector<std::string> bytes = bytes_of_layers(layers);
     // Of one group for either axis: neighbours, and columns 0 of two rows.
     for (const auto& [index, value] : {std::pair{0, 3e38F}, {1, -3e38F}, {64, -3e38F}, {65, kNaN}}) {
@@ -225,7 +225,7 @@ TEST(RunPlanNonFinite, ARangeBeyondFloatIsAnErrorUnderBothPolicies) {
 
 TEST(RunPlanNonFinite, AZeroThatDoesNotFitTheStoredDtypeIsAClearError) {
   for (const QuantSpec& spec : {QuantSpec{}, QuantSpec{.axis = 0}, QuantSpec{.channel_wise = false}}) {
-    const std::vector<RunnerLayer> layers = {{"far", 64, 64, DType::kF32, spec}};
+    const std::vector<ModelLayer> layers = {{"far", 64, 64, DType::kF32, spec}};
     std::vector<float> values(64 * 64);
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = 1000.0F + 0.001F * static_cast<float>((i + i / 64) % 7);
     const std::vector<std::string> bytes = {test::f32_tensor("far", {64, 64}, values).bytes};

@@ -48,22 +48,6 @@ boost::json::object layer_report(const QuantizedTensor& layer, const SolvedTenso
           {"zeroed", 0}};
 }
 
-std::vector<Decision> decisions_for(const Checkpoint& checkpoint, const std::vector<TinyLayer>& layers) {
-  std::vector<Decision> decisions;
-  for (std::size_t i = 0; i < checkpoint.tensors().size(); ++i) {
-    Decision decision;
-    decision.source = i;
-    decision.keep = KeepReason::kNotAWeight;
-    for (const TinyLayer& layer : layers) {
-      if (checkpoint.tensors()[i].name != layer.module + ".weight") continue;
-      decision.keep = KeepReason::kNone;
-      decision.spec = layer.spec;
-    }
-    decisions.push_back(std::move(decision));
-  }
-  return decisions;
-}
-
 }  // namespace
 
 std::string normal_weights(const std::string& name, DType dtype, std::int64_t count, float deviation) {
@@ -76,9 +60,9 @@ std::string normal_weights(const std::string& name, DType dtype, std::int64_t co
   return {reinterpret_cast<const char*>(wide.data()), wide.size() * sizeof(double)};
 }
 
-std::vector<TinyLayer> every_kind_of_layer() {
+std::vector<ModelLayer> every_kind_of_layer() {
   const auto layer = [](std::string name, std::int64_t rows, std::int64_t cols, DType dtype, QuantSpec spec) {
-    return TinyLayer{"model.layers.0." + std::move(name), rows, cols, dtype, spec};
+    return ModelLayer{"model.layers.0." + std::move(name), rows, cols, dtype, spec};
   };
   const auto spec = [](CodeWidth width, std::int64_t group_size, int axis) {
     QuantSpec out;
@@ -87,7 +71,7 @@ std::vector<TinyLayer> every_kind_of_layer() {
     out.axis = axis;
     return out;
   };
-  std::vector<TinyLayer> layers = {
+  std::vector<ModelLayer> layers = {
       layer("a", 16, 64, DType::kBF16, spec(CodeWidth::k4, 32, 1)),
       layer("b", 13, 24, DType::kF16, spec(CodeWidth::k3, 8, 1)),  // 39 rows: padded to 40
       layer("c", 16, 64, DType::kF32, spec(CodeWidth::k2, 64, 0)),
@@ -103,12 +87,12 @@ std::vector<TinyLayer> every_kind_of_layer() {
   return layers;
 }
 
-TinyOutput::TinyOutput(const std::vector<TinyLayer>& layers, DType stored)
+TinyOutput::TinyOutput(const std::vector<ModelLayer>& layers, DType stored)
     : fs(make_posix_file_system()), source_path(temp.path() / "source"), output_path(temp.path() / "output") {
   source.push_back({"model.embed_tokens.weight", DType::kBF16, {32, 16}, normal_weights("e", DType::kBF16, 512, 1)});
   source.push_back({"model.norm.weight", DType::kBF16, {16}, normal_weights("n", DType::kBF16, 16, 1)});
   source.push_back({layers.at(0).module + ".bias", DType::kBF16, {4}, normal_weights("b", DType::kBF16, 4, 1)});
-  for (const TinyLayer& layer : layers) {
+  for (const ModelLayer& layer : layers) {
     const std::string name = layer.module + ".weight";
     source.push_back({name,
                       layer.dtype,

@@ -11,22 +11,15 @@
 #include "kernels/quant_spec.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/test_checkpoint.h"
+#include "tests/unit/sharding/model_layer.h"
 
 namespace halfquad::test {
-
-/// A layer that a tiny output holds quantized.
-struct TinyLayer {
-  std::string module;
-  std::int64_t rows = 0, cols = 0;
-  DType dtype = DType::kBF16;
-  QuantSpec spec;
-};
 
 /// A small source and the output in hqq's layout that belongs to it, solved with the reference solver and put together
 /// tensor by tensor, without the pipeline. Tests change `tensors`, `report` or `source` and write again.
 struct TinyOutput {
   /// Besides the layers the model has an embedding, a norm and a bias of the first layer.
-  explicit TinyOutput(const std::vector<TinyLayer>& layers, DType stored = DType::kF16);
+  explicit TinyOutput(const std::vector<ModelLayer>& layers, DType stored = DType::kF16);
 
   void write_source() const;
   void write_output() const;
@@ -53,6 +46,6 @@ struct TinyOutput {
 [[nodiscard]] std::string normal_weights(const std::string& name, DType dtype, std::int64_t count, float deviation);
 
 /// Layers of every kind: all packings, both axes, per tensor, whole rows, 3 bit with padding, every source dtype.
-[[nodiscard]] std::vector<TinyLayer> every_kind_of_layer();
+[[nodiscard]] std::vector<ModelLayer> every_kind_of_layer();
 
 }  // namespace halfquad::test
