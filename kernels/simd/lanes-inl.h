@@ -237,18 +237,11 @@ HWY_INLINE void LoadTyped(const GroupBlock& block, size_t first, size_t count, c
 
 HWY_INLINE void LoadLanes(const GroupBlock& block, size_t first, size_t count, const simd::Scratch& scratch,
                           float* out) {
-  switch (block.dtype) {  // NOLINT: the dtypes a block can have
-    case DType::kBF16:
-      return LoadTyped<DType::kBF16>(block, first, count, scratch, out);
-    case DType::kF16:
-      return LoadTyped<DType::kF16>(block, first, count, scratch, out);
-    case DType::kF64:
-      return LoadTyped<DType::kF64>(block, first, count, scratch, out);
-    case DType::kU8:
-      return LoadTyped<DType::kU8>(block, first, count, scratch, out);
-    default:
-      return LoadTyped<DType::kF32>(block, first, count, scratch, out);
-  }
+  if (block.dtype == DType::kBF16) return LoadTyped<DType::kBF16>(block, first, count, scratch, out);
+  if (block.dtype == DType::kF16) return LoadTyped<DType::kF16>(block, first, count, scratch, out);
+  if (block.dtype == DType::kF64) return LoadTyped<DType::kF64>(block, first, count, scratch, out);
+  if (block.dtype == DType::kU8) return LoadTyped<DType::kU8>(block, first, count, scratch, out);
+  return LoadTyped<DType::kF32>(block, first, count, scratch, out);
 }
 
 }  // namespace HWY_NAMESPACE

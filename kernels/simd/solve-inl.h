@@ -320,16 +320,13 @@ HWY_INLINE void EncodeLanes(const GroupBlock& block, size_t first, size_t count,
   if (block.element_stride != 1) {
     return EncodeStrided<kClamp>(static_cast<size_t>(block.group_elems), first, count, scratch.ws, z, qmax, target);
   }
-  switch (block.dtype) {  // NOLINT: the dtypes weights can have
-    case DType::kBF16:
-      return EncodeConsecutive<DType::kBF16, kClamp>(block, first, count, S, z, qmax, target);
-    case DType::kF16:
-      return EncodeConsecutive<DType::kF16, kClamp>(block, first, count, S, z, qmax, target);
-    case DType::kF64:
-      return EncodeConsecutive<DType::kF64, kClamp>(block, first, count, S, z, qmax, target);
-    default:
-      return EncodeConsecutive<DType::kF32, kClamp>(block, first, count, S, z, qmax, target);
-  }
+  if (block.dtype == DType::kBF16)
+    return EncodeConsecutive<DType::kBF16, kClamp>(block, first, count, S, z, qmax, target);
+  if (block.dtype == DType::kF16)
+    return EncodeConsecutive<DType::kF16, kClamp>(block, first, count, S, z, qmax, target);
+  if (block.dtype == DType::kF64)
+    return EncodeConsecutive<DType::kF64, kClamp>(block, first, count, S, z, qmax, target);
+  return EncodeConsecutive<DType::kF32, kClamp>(block, first, count, S, z, qmax, target);
 }
 
 HWY_INLINE void StoreLanes(VF values, size_t count, float* out) {
