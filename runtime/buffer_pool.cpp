@@ -6,6 +6,7 @@
 #include <new>
 #include <optional>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <utility>
 
 #include "runtime/check.h"
@@ -24,7 +25,8 @@ std::optional<std::size_t> block_bytes(std::size_t bytes) {
 
 void unmap(std::byte* data, std::size_t size) noexcept {
   // free() may keep a block in its heap for later; without this its pages would stay resident beside the budget.
-  ::madvise(data, size, MADV_DONTNEED);
+  // Where pages are larger than blocks, it would take the neighbours' bytes too.
+  if (::sysconf(_SC_PAGESIZE) == static_cast<long>(BufferPool::kAlignment)) ::madvise(data, size, MADV_DONTNEED);
   std::free(data);
 }
 

@@ -70,6 +70,8 @@ void parallel_for(int threads, std::int64_t count, const StopFlag& stop,
     handout.fail(std::make_exception_ptr(
         Error(ErrorCode::kOutOfMemory, "the system refused thread " + std::to_string(helpers.size() + 2) + " of " +
                                            std::to_string(workers) + " (" + error.what() + "); lower --threads")));
+  } catch (...) {  // no memory for a thread: the helpers that run must still be joined
+    handout.fail(std::current_exception());
   }
   handout.work(0);
   for (std::thread& helper : helpers) helper.join();
