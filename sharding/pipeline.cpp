@@ -1,8 +1,11 @@
 #include "sharding/pipeline.h"
 
 #include <algorithm>
+#include <system_error>
 #include <thread>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "runtime/check.h"
 
@@ -41,8 +44,8 @@ Pipeline::Pipeline(FileSystem& fs, const Inputs& inputs)
 }
 
 Pipeline::Shape Pipeline::shape_for(const Inputs& inputs) {
-  // Items that are read, solved, written or queued take at most about half of the budget, the rest holds tiles whose
-  // tensor is not decided yet.
+  // Items that are read, solved, written or queued take at most about three quarters of the budget, the rest holds
+  // tiles whose tensor is not decided yet.
   const std::uint64_t slots = inputs.options.memory_bytes / std::max<std::uint64_t>(1, inputs.plan.largest_item_bytes);
   Shape shape;
   shape.workers = share(slots, 3, inputs.options.threads);
@@ -71,9 +74,15 @@ void Pipeline::start_threads() {
     for (int i = 0; i < count; ++i) threads.emplace_back([this, loop] { guarded([this, loop] { (this->*loop)(); }); });
   };
   guarded([&] {
-    start(shape_.readers, &Pipeline::read_loop);
-    start(shape_.workers, &Pipeline::solve_loop);
-    start(shape_.writers, &Pipeline::write_loop);
+    try {
+      start(shape_.readers, &Pipeline::read_loop);
+      start(shape_.workers, &Pipeline::solve_loop);
+      start(shape_.writers, &Pipeline::write_loop);
+    } catch (const std::system_error& error) {
+      throw Error(ErrorCode::kOutOfMemory,
+                  fmt::format("the system refused thread {} of {} ({}); lower --threads", threads.size() + 1,
+                              shape_.readers + shape_.workers + shape_.writers, error.what()));
+    }
   });
 }
 
@@ -98,6 +107,10 @@ void Pipeline::fail(std::exception_ptr error) noexcept {
 
 void Pipeline::check_stop() const {
   if (in_.stop.requested()) throw Error(ErrorCode::kInterrupted, "interrupted: a stop was requested");
+}
+
+double Pipeline::seconds_since(Time start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 std::size_t Pipeline::entry_of(const WorkItem& item) const {

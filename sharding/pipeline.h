@@ -54,6 +54,8 @@ class Pipeline {
   void guarded(Body body) noexcept;
   void fail(std::exception_ptr error) noexcept;
   void check_stop() const;
+  using Time = std::chrono::steady_clock::time_point;
+  [[nodiscard]] static double seconds_since(Time start);
 
   // Reading.
   struct NextRead {
@@ -66,7 +68,6 @@ class Pipeline {
   [[nodiscard]] bool give_up_one(std::size_t item);
 
   // Solving.
-  using Time = std::chrono::steady_clock::time_point;
   [[nodiscard]] std::optional<Unit> next_solve();
   void solve_first(TileSolver& solver, Unit unit);
   void finish(TileSolver& solver, Unit unit);

@@ -14,10 +14,6 @@ namespace {
 
 constexpr int kAllStrips = -1;
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 }  // namespace
 
 void Pipeline::solve_loop() {

@@ -24,7 +24,7 @@ void Pipeline::write_loop() {
     const auto start = std::chrono::steady_clock::now();
     write(*unit);
     unit->buffer.release();
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds = seconds_since(start);
     const std::lock_guard lock(mutex_);
     result_.write_seconds += seconds;
     if (--open_items_[entry_of(item_of(*unit))] == 0) ++in_.progress.tensors_done;
