@@ -1,9 +1,12 @@
 # halfquad_add_test(NAME <name> SOURCES <files> LIBS <targets> [LABELS <labels>] [TIMEOUT <seconds>] [PROCESSORS <n>])
-# A GoogleTest executable of its own, registered as one test.
+# A GoogleTest executable of its own, registered as one test. Sanitized ones get ten times the time.
 function(halfquad_add_test)
   cmake_parse_arguments(PARSE_ARGV 0 ARG "" "NAME;TIMEOUT;PROCESSORS" "SOURCES;LIBS;LABELS")
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
+  endif()
+  if(HALFQUAD_SANITIZE)
+    math(EXPR ARG_TIMEOUT "${ARG_TIMEOUT} * 10")
   endif()
   if(NOT ARG_PROCESSORS)
     set(ARG_PROCESSORS 1)
