@@ -39,6 +39,8 @@ class ItemBuffer {
   [[nodiscard]] std::span<const ByteRange> ranges() const noexcept { return ranges_; }
   /// The bytes of a copied block.
   [[nodiscard]] std::span<const std::byte> copied() const noexcept { return copied_; }
+  /// Bytes of memory it leases.
+  [[nodiscard]] std::uint64_t size() const noexcept { return memory_.bytes().size(); }
   void release() noexcept { memory_.reset(); }
 
  private:

@@ -191,27 +191,33 @@ Buffer Pipeline::acquire(std::uint64_t bytes, std::size_t item) {
   {
     const std::lock_guard lock(mutex_);
     waiting_.insert(item);
+    std::uint64_t promised = 0;
+    while (promised < bytes) {
+      const std::uint64_t given = give_up_one_locked(item);
+      if (given == 0) break;
+      promised += given;
+    }
   }
-  while (memory.empty() && give_up_one(item)) memory = pool_.try_acquire(bytes);
-  if (memory.empty()) memory = pool_.acquire(bytes);
+  changed_.notify_all();
+  memory = pool_.acquire(bytes);
   const std::lock_guard lock(mutex_);
   waiting_.erase(waiting_.find(item));
   return memory;
 }
 
-bool Pipeline::give_up_one(std::size_t item) {
-  Unit victim;  // freed after the lock
-  const std::lock_guard lock(mutex_);
+// Returns the bytes that will be free soon; 0 when no tile may be given up.
+std::uint64_t Pipeline::give_up_one_locked(std::size_t item) {
   TensorState* latest = nullptr;
   for (TensorState& state : tensors_) {
     if (state.held.empty() || state.last_item < item) continue;
     if (latest == nullptr || state.last_item > latest->last_item) latest = &state;
   }
-  if (latest == nullptr) return false;
-  victim = std::move(latest->held.back());
+  if (latest == nullptr) return 0;
+  Unit victim = std::move(latest->held.back());
   latest->held.pop_back();
-  latest->given_up.push_back(victim.item);
-  return true;
+  const std::uint64_t bytes = victim.buffer.size();
+  give_up_locked(std::move(victim));
+  return bytes;
 }
 
 }  // namespace halfquad

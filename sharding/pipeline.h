@@ -65,7 +65,7 @@ class Pipeline {
   [[nodiscard]] std::optional<NextRead> next_read();
   [[nodiscard]] Unit read(const NextRead& next);
   [[nodiscard]] Buffer acquire(std::uint64_t bytes, std::size_t item);
-  [[nodiscard]] bool give_up_one(std::size_t item);
+  [[nodiscard]] std::uint64_t give_up_one_locked(std::size_t item);
 
   // Solving.
   [[nodiscard]] std::optional<Unit> next_solve();
@@ -76,7 +76,9 @@ class Pipeline {
   void clear_nonfinite(const Unit& unit, const QuantizedTensor& tensor);
   [[nodiscard]] std::string range_error(const SourceTensor& source) const;
   void first_pass_done(Unit unit, const std::vector<ExactSum>& sums, const WeightRange& range, Time start);
+  void give_up_locked(Unit unit);
   void decide_locked(std::size_t tensor);
+  void settle_given_up_locked(std::size_t tensor);
   void tile_done(Unit unit, Time start, std::uint64_t redone);
   void count_solving(TensorState& state, Time start);
 
@@ -85,6 +87,7 @@ class Pipeline {
   [[nodiscard]] std::optional<Unit> next_write();
   void write(const Unit& unit);
   void write_tile(const Unit& unit);
+  void item_done_locked(const WorkItem& item);
   void write_grid(std::size_t tensor);
   void write_constants();
   void put(std::size_t entry, std::uint64_t offset, std::span<const std::byte> data);

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <chrono>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -158,8 +160,7 @@ void Pipeline::first_pass_done(Unit unit, const std::vector<ExactSum>& sums, con
     state.range.add(range);
     unit.phase = Unit::Phase::kFinish;
     if (!waiting_.empty() && *waiting_.begin() <= state.last_item) {
-      state.given_up.push_back(unit.item);
-      unit.buffer.release();
+      give_up_locked(std::move(unit));
     } else {
       state.held.push_back(std::move(unit));
     }
@@ -170,15 +171,51 @@ void Pipeline::first_pass_done(Unit unit, const std::vector<ExactSum>& sums, con
   if (decided && !in_.layout.quantized()[tensor].spec.channel_wise) write_grid(tensor);
 }
 
+// Lets the memory of a tile go whose tensor is not decided.
+void Pipeline::give_up_locked(Unit unit) {
+  const std::size_t tensor = item_of(unit).tensor;
+  TensorState& state = tensors_[tensor];
+  TensorState::GivenUp tile;
+  tile.item = unit.item;
+  if (in_.layout.quantized()[tensor].spec.channel_wise) {
+    for (const StripResult& strip : unit.strips) {
+      tile.settled = std::max(tile.settled, strip.settled);
+      tile.error.add(strip.error);
+    }
+    unit.phase = Unit::Phase::kAhead;
+    ++state.writes_ahead;
+    writing_.push_back(std::move(unit));
+  } else {
+    tile.settled = std::numeric_limits<int>::max();  // nothing of it is solved yet
+    unit.buffer.release();
+  }
+  state.given_up.push_back(tile);
+}
+
 void Pipeline::decide_locked(std::size_t tensor) {
   TensorState& state = tensors_[tensor];
   state.decide(in_.layout.quantized()[tensor]);
   for (Unit& unit : state.held) ready_.push_front(std::move(unit));
-  again_.insert(again_.end(), state.given_up.begin(), state.given_up.end());
-  result_.tiles_reread += state.given_up.size();
   state.held.clear();
-  state.given_up.clear();
   state.step_abs.clear();
+  settle_given_up_locked(tensor);
+}
+
+// Once a tensor is decided and no write ahead could overtake a later one: which of its given-up tiles are right as they
+// stand?
+void Pipeline::settle_given_up_locked(std::size_t tensor) {
+  TensorState& state = tensors_[tensor];
+  if (!state.decided || state.writes_ahead > 0) return;
+  for (const TensorState::GivenUp& tile : state.given_up) {
+    if (tile.settled <= state.result.steps) {
+      state.result.error.add(tile.error);
+      item_done_locked(in_.plan.items[tile.item]);
+    } else {
+      again_.push_back(tile.item);
+      ++result_.tiles_reread;
+    }
+  }
+  state.given_up.clear();
   --undecided_;
 }
 

@@ -27,7 +27,13 @@ void Pipeline::write_loop() {
     const double seconds = seconds_since(start);
     const std::lock_guard lock(mutex_);
     result_.write_seconds += seconds;
-    if (--open_items_[entry_of(item_of(*unit))] == 0) ++in_.progress.tensors_done;
+    const WorkItem& item = item_of(*unit);
+    if (unit->phase != Unit::Phase::kAhead) {
+      item_done_locked(item);
+    } else if (--tensors_[item.tensor].writes_ahead == 0) {
+      settle_given_up_locked(item.tensor);
+      changed_.notify_all();
+    }
   }
 }
 
@@ -48,7 +54,11 @@ void Pipeline::write(const Unit& unit) {
   } else {
     write_tile(unit);
   }
+}
+
+void Pipeline::item_done_locked(const WorkItem& item) {
   in_.progress.source_bytes_done += item.source_bytes;
+  if (--open_items_[entry_of(item)] == 0) ++in_.progress.tensors_done;
 }
 
 void Pipeline::write_tile(const Unit& unit) {

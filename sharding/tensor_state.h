@@ -17,6 +17,7 @@ struct Unit {
     kFirst,   ///< A tile before its tensor is decided: solved with all steps, or (per tensor) only its range taken.
     kFinish,  ///< A tile that was held in memory until its tensor was decided.
     kAgain,   ///< A tile that was given up for memory, read again after its tensor was decided.
+    kAhead,   ///< A tile given up for memory, to be written as if its tensor would not stop early.
   };
   Phase phase = Phase::kCopy;
   std::size_t item = 0;  ///< Index into Plan::items.
@@ -29,7 +30,8 @@ struct Unit {
 /// Two kinds of tensor cannot be written tile by tile, since something is known only when the last tile was seen: hqq's
 /// early stop (a step at which the tensor's mean error no longer falls) and per-tensor quantization (the range). Their
 /// tiles are held after the first pass while memory lasts; deciding the tensor then costs only the strips whose zeros
-/// still moved after the stop step.
+/// still moved after the stop step. A tile that is given up for memory is written ahead, as if all steps counted, and
+/// is read again only if the stop step changes it.
 struct TensorState {
   std::int64_t first_passes_open = 0;  ///< Tiles whose first pass is not done.
   std::size_t last_item = 0;           ///< Plan position of its last tile.
@@ -38,7 +40,13 @@ struct TensorState {
   WeightRange range;
   FixedGrid grid;
   std::vector<Unit> held;
-  std::vector<std::size_t> given_up;  ///< Items to be read again.
+  struct GivenUp {
+    std::size_t item = 0;
+    int settled = 0;  ///< Steps after which nothing of it changes.
+    ErrorSums error;
+  };
+  std::vector<GivenUp> given_up;
+  std::int64_t writes_ahead = 0;  ///< Of given_up: on their way to the file.
   TensorResult result;
 
   /// Whether tiles wait for a decision.

@@ -1,6 +1,7 @@
 """What every lint test needs: the repository's files, and C++ text without comments and strings."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,19 @@ _NOISE = re.compile(
     re.DOTALL)
 
 
-def repository_files(root):
-    """Paths relative to root of what git tracks or would add; without git, all files outside build folders."""
+def _names_from_git(root):
     git = subprocess.run(["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
                          capture_output=True)
     top = subprocess.run(["git", "-C", str(root), "rev-parse", "--show-toplevel"], capture_output=True, text=True)
-    if git.returncode == 0 and Path(top.stdout.strip()).resolve() == Path(root).resolve():
-        names = [Path(name) for name in git.stdout.decode().split("\0") if name]
-    else:
+    if git.returncode != 0 or Path(top.stdout.strip()).resolve() != Path(root).resolve():
+        return None
+    return [Path(name) for name in git.stdout.decode().split("\0") if name]
+
+
+def repository_files(root):
+    """Paths relative to root of what git tracks or would add; without git, all files outside build folders."""
+    names = _names_from_git(root) if shutil.which("git") else None
+    if names is None:
         names = [path.relative_to(root) for path in Path(root).rglob("*") if path.is_file()]
         names = [n for n in names if not n.parts[0].startswith("build") and n.parts[0] not in (".git", ".cache")
                  and "__pycache__" not in n.parts]

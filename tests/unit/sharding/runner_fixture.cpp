@@ -117,6 +117,8 @@ std::vector<ModelLayer> large_layers() {
       layer("l.k3", 1300, 4096, DType::kF16, {.width = k3, .iters = 5}),
       layer("l.columns", 1100, 4096, DType::kBF16, {.width = k2, .axis = 0, .iters = 6}),
       layer("l.tensor", 1100, 4096, DType::kF16, {.width = k8, .channel_wise = false}),
+      // Three tiles that stop while zeros still move: the shrinkage is at work in most groups.
+      layer("l.stops", 3072, 4096, DType::kBF16, {.width = k2, .beta = 4}),
       layer("l.rtn", 1100, 4096, DType::kBF16, {.width = k1, .solver = SolverKind::kRtn}),
   };
 }

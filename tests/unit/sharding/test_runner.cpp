@@ -146,7 +146,7 @@ TEST(RunPlan, TheModelTakesEveryPath) {
   const Ran roomy = model.run(run_options(2, 1024 * kMiB));
   const Ran tight = model.run(run_options(2, minimum_memory(model.plan())));
 
-  EXPECT_EQ(several_tiles, 5);
+  EXPECT_EQ(several_tiles, 6);
   EXPECT_EQ(several_copies, 4);  // two blocks, the norm and the scalar; none for the empty one
   EXPECT_EQ(roomy.result.tiles_reread, 0U);
   EXPECT_GT(roomy.result.strips_redone, 0U);

@@ -163,7 +163,7 @@ TEST(RunPlanNonFinite, ZeroGivesTheBytesOfACheckpointWithZerosThere) {
 
 TEST(RunPlanNonFinite, TilesReadAgainAreClearedAgainAndCountedOnce) {
   for (const bool channel_wise : {true, false}) {
-    const QuantSpec spec{.channel_wise = channel_wise, .iters = 2};
+    const QuantSpec spec{.width = CodeWidth::k2, .channel_wise = channel_wise, .beta = 4};
     const std::vector<ModelLayer> layers = {{"broken", 3072, 4096, DType::kBF16, spec}};  // three tiles
     std::vector<std::string> bytes = bytes_of_layers(layers);
     for (std::int64_t row = 0; row < 3072; row += 3) set_weight(bytes[0], row, row, 0);
