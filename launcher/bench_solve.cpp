@@ -18,7 +18,7 @@
 namespace halfquad {
 namespace {
 
-constexpr std::int64_t kBlockWeights = 32768;  // bf16, codes and packed codes together stay inside any L2
+constexpr std::int64_t kBlockWeights = 65536;  // what a strip of a tile hands the solver; all of it stays inside L2
 constexpr double kSigma = 0.02;                // spread of a trained layer's weights
 
 /// Roughly Gaussian bf16 weights, the same every time.

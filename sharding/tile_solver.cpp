@@ -15,7 +15,7 @@ namespace halfquad {
 namespace {
 
 // Weights whose source, codes and scales stay in a core's L2 beside the solver's own scratch.
-constexpr std::int64_t kStripWeights = 64 << 10;
+constexpr std::int64_t kStripWeights = 128 << 10;
 
 // Packed rows (or columns) of one strip: whole vectors of groups for every instruction set.
 std::int64_t strip_extent(const TileGeometry& tiles) {

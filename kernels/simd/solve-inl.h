@@ -16,7 +16,9 @@ namespace HWY_NAMESPACE {
 
 // Grid of N groups and the range it came from.
 struct Grid {
-  VF lo, hi, S, s, z;
+  VF lo_S, hi_S;  // smallest and largest w·S
+  VF magnitude;   // largest |w|
+  VF S, s, z;
 };
 
 // Scale and zero of N groups as the file will hold them.
@@ -55,14 +57,15 @@ HWY_INLINE bool HasNonfinite(const float* HWY_RESTRICT w, size_t elems) {
 
 HWY_INLINE Grid StartGrid(VF lo, VF hi, VF qmax, bool round_zero) {
   Grid grid;
-  grid.lo = lo;
-  grid.hi = hi;
   const VF one = hn::Set(kDF, 1.0F);
   const VF range = hn::Sub(hi, lo);
   const VF S =
       hn::Mul(hn::Div(one, range), qmax);  // a reciprocal, then a product, as the published library computes it
   grid.S = hn::Min(hn::IfThenElse(hn::Le(hn::Abs(range), hn::Set(kDF, 1e-4F)), one, S), hn::Set(kDF, 2e4F));
   grid.s = hn::Div(one, grid.S);
+  grid.lo_S = hn::Mul(lo, grid.S);
+  grid.hi_S = hn::Mul(hi, grid.S);
+  grid.magnitude = hn::Max(hn::Abs(lo), hn::Abs(hi));
   grid.z = hn::Mul(hn::Neg(lo), grid.S);
   if (round_zero) grid.z = hn::Round(grid.z);
   return grid;
@@ -90,8 +93,10 @@ struct PlainStep {
     Sums<kSums> out;
     out.x[0] = SubOnMulPipe(q, wS);
     if constexpr (kErrors == Errors::kYes) {
-      const VF e = hn::Sub(hn::Load(kDF, w + k * kLanes), hn::Mul(SubOnMulPipe(q, z), s));
-      out.x[1] = hn::Abs(e);
+      // Clamping adds to the load of the addition pipes; this subtraction makes up for it.
+      const VF weight = hn::Load(kDF, w + k * kLanes);
+      const VF restored = hn::Mul(SubOnMulPipe(q, z), s);
+      out.x[1] = hn::Abs(kClamp == Clamp::kYes ? SubOnMulPipe(weight, restored) : hn::Sub(weight, restored));
     }
     return out;
   }
@@ -133,14 +138,13 @@ struct StepBounds {
 
 HWY_INLINE StepBounds BoundStep(const Grid& grid, VF qmax) {
   const VF zero = hn::Zero(kDF);
-  const VF below = hn::Add(hn::Mul(grid.lo, grid.S), grid.z);
-  const VF above = hn::Add(hn::Mul(grid.hi, grid.S), grid.z);
+  const VF below = hn::Add(grid.lo_S, grid.z);
+  const VF above = hn::Add(grid.hi_S, grid.z);
   StepBounds bounds;
   bounds.clamp = !hn::AllTrue(kDF, hn::And(hn::Ge(hn::Round(below), zero), hn::Le(hn::Round(above), qmax)));
   const VF outside = hn::Max(hn::Neg(below), hn::Sub(above, qmax));
   const VF steps = hn::Max(outside, hn::Set(kDF, 0.5F));
-  const VF largest =
-      hn::Add(hn::Max(hn::Abs(grid.lo), hn::Abs(grid.hi)), hn::Mul(hn::Add(qmax, hn::Abs(grid.z)), grid.s));
+  const VF largest = hn::Add(grid.magnitude, hn::Mul(hn::Add(qmax, hn::Abs(grid.z)), grid.s));
   bounds.error_bound =
       hn::Add(hn::Mul(hn::Mul(steps, grid.s), hn::Set(kDF, 1.0001F)), hn::Mul(largest, hn::Set(kDF, 0x1p-20F)));
   return bounds;

@@ -142,14 +142,11 @@ class ExactLanes {
 
   // @pre values >= 0; lanes beyond `count` are ignored. At most one call a slot between two CountBlock() calls.
   HWY_INLINE void Add(size_t slot, VF values, size_t count, ExactSum& sum) {
-    // finite_or_max(): an overflowed sum counts as the largest float. Min returns its second argument for a NaN.
-    values = hn::Min(values, hn::Set(kDF, std::numeric_limits<float>::max()));
-    if (count < kLanes) values = hn::IfThenElseZero(hn::FirstN(kDF, count), values);
+    if (HWY_UNLIKELY(count < kLanes)) values = hn::IfThenElseZero(hn::FirstN(kDF, count), values);
     if (HWY_UNLIKELY(scratch_.high[slot] < 0.0F)) ChooseWindow(slot, values);
-    const VF low = hn::Set(kDF, scratch_.low[slot]);
-    const VF high = hn::Set(kDF, scratch_.high[slot]);
-    const MF inside = hn::And(hn::Ge(values, low), hn::Lt(values, high));
-    if (HWY_UNLIKELY(!hn::AllTrue(kDF, hn::Or(inside, hn::Eq(values, hn::Zero(kDF)))))) return AddEach(values, sum);
+    const MF inside =
+        hn::And(hn::Ge(values, hn::Set(kDF, scratch_.low[slot])), hn::Lt(values, hn::Set(kDF, scratch_.high[slot])));
+    if (HWY_UNLIKELY(!hn::AllTrue(kDF, inside))) return AddEach(values, sum);
     const DF64 d;
     double* HWY_RESTRICT p = scratch_.sums + slot * kLanes;
     const auto lower = hn::PromoteTo(d, hn::LowerHalf(DHalf(), values));
@@ -190,7 +187,7 @@ class ExactLanes {
     HWY_ALIGN float each[kLanes];
     hn::Store(values, kDF, each);
     for (const float value : each) {
-      if (value > 0) sum.add(value);
+      if (value != 0) sum.add(finite_or_max(value));
     }
   }
 

@@ -44,6 +44,7 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     options, extra = parser.parse_known_args()
     suffix = f"-{options.layers}" if options.layers else ""
+    options.directory.mkdir(parents=True, exist_ok=True)
     model = options.directory / f"{options.preset}{suffix}"
     output = options.directory / f"{options.preset}{suffix}-hqq4"
     if not model.exists():
