@@ -123,13 +123,13 @@ double solve_rate(const MakeSolver& make, const QuantSpec& spec, FixedPointExit 
   return weights * static_cast<double>(calls * threads) / seconds;
 }
 
-QuantSpec bench_spec(const std::string& bits, const std::string& group_size) {
+QuantSpec bench_spec(const std::string& bits, const std::string& group_size, const std::string& round_zero) {
   QuantSpec spec;
   const std::optional<CodeWidth> width = code_width_from_name(bits);
   HALFQUAD_REQUIRE(width.has_value(), kUsage,
                    fmt::format("--bits: {} is not one of 8, 6, 5, 4, 3, 2, 1.58, 1", quoted(bits)));
   spec.width = *width;
-  spec.round_zero = *width == CodeWidth::k4;
+  spec.round_zero = round_zero == "auto" ? *width == CodeWidth::k4 : round_zero == "on";
   const auto [end, error] = std::from_chars(group_size.data(), group_size.data() + group_size.size(), spec.group_size);
   HALFQUAD_REQUIRE(error == std::errc{} && *end == '\0' && spec.group_size > 0 && spec.group_size <= 65536, kUsage,
                    fmt::format("--group-size: {} is not a number from 1 to 65536", quoted(group_size)));
@@ -142,7 +142,7 @@ void bench_target(const std::string& isa, double reference_rate, const BenchOpti
   const int threads = options.machine.threads.value_or(1);
   for (const std::string& bits : options.bits) {
     for (const std::string& group_size : options.group_sizes) {
-      const QuantSpec spec = bench_spec(bits, group_size);
+      const QuantSpec spec = bench_spec(bits, group_size, options.round_zero);
       const double every_step = solve_rate(make, spec, FixedPointExit::kOff, threads, options);
       const double with_exit = solve_rate(make, spec, FixedPointExit::kOn, threads, options);
       report.add({{"isa", isa},
@@ -174,12 +174,13 @@ void bench_solve(const Context& context, const BenchOptions& options) {
   const std::vector<std::string>& isas = options.isas.empty() ? available : options.isas;
   for (const std::string& isa : isas) static_cast<void>(make_simd_solver(isa));
   for (const std::string& bits : options.bits) {
-    for (const std::string& group_size : options.group_sizes) static_cast<void>(bench_spec(bits, group_size));
+    for (const std::string& group_size : options.group_sizes)
+      static_cast<void>(bench_spec(bits, group_size, options.round_zero));
   }
   context.out << fmt::format("# {}: bf16 in, packed codes out, blocks of {} weights, one thread = one core\n",
                              cpu_model(), kBlockWeights);
-  const double reference_rate = solve_rate([&] { return make_simd_solver(available.front()); }, bench_spec("4", "64"),
-                                           FixedPointExit::kOff, 1, options);
+  const double reference_rate = solve_rate([&] { return make_simd_solver(available.front()); },
+                                           bench_spec("4", "64", options.round_zero), FixedPointExit::kOff, 1, options);
   BenchReport report(context.out, "solve");
   for (const std::string& isa : isas) bench_target(isa, reference_rate, options, report);
   report.finish();

@@ -80,6 +80,11 @@ Command add_bench(CLI::App& root, const Context& context) {
   add_list(*app, "--bits", options->bits, "Bits to measure: 8,6,5,4,3,2,1.58,1");
   add_list(*app, "--group-size", options->group_sizes, "Group sizes to measure");
   add_list(*app, "--isa", options->isas, "SIMD targets to measure; all without it");
+  app->add_option("--round-zero", options->round_zero, "As quantize has it: auto (4 bit only), on, off; off is faster")
+      ->capture_default_str()
+      ->check(quiet(CLI::IsMember({"auto", "on", "off"})))
+      ->type_name("WHEN")
+      ->group("Solver");
   add_thread_option(*app, options->machine);
   app->get_option("--threads")->description("Threads; solve uses one unless this is given");
   add_io_options(*app, *options);

@@ -3,8 +3,8 @@
 usage: compare_hqq.py HALFQUAD [--cores N] [--bits B ...]      needs the packages of tests/interop/requirements.txt
 
 Both get 4096 x 4096 bf16 weights of a Gaussian's shape, group size 64, axis 1, 20 steps, and pack the codes. The
-library's early stop is measured as it comes and then taken out, so that both really do 20 steps; halfquad is told
-to skip none.
+library's early stop is measured as it comes and then taken out, so that both really do 20 steps; halfquad is timed once
+told to skip none, and once as it runs: a group whose zero repeats ends early, with the same bytes.
 """
 
 import argparse
@@ -75,18 +75,20 @@ def compare(library, weights, bits, options):
     rate = weights.numel() / full
     print(f"{bits} bit: hqq library  {rate / 1e6:10.2f} Mw/s  ({full_steps} steps, {options.cores} threads; "
           f"as published it stops after {as_is_steps}: {weights.numel() / as_is / 1e6:.2f} Mw/s)")
-    best = 0.0
+    best = best_as_it_runs = 0.0
     for result in halfquad_results(options.halfquad, bits, options.cores):
         if result.get("bench") != "solve" or int(result["steps"]) != STEPS or int(result["threads"]) != options.cores:
             continue
         ours = float(result["mweights_per_s_no_step_skipped"]) * 1e6
+        as_it_runs = float(result["mweights_per_s"]) * 1e6
         best = max(best, ours / rate)
+        best_as_it_runs = max(best_as_it_runs, as_it_runs / rate)
         print(f"       halfquad     {ours / 1e6:10.2f} Mw/s  ({STEPS} steps, {options.cores} threads, {result['isa']}): "
-              f"{ours / rate:.0f} times")
+              f"{ours / rate:.0f} times; as it runs {as_it_runs / 1e6:.2f} Mw/s: {as_it_runs / rate:.0f} times")
     if best == 0:
         sys.exit("halfquad bench gave no result to compare with")
     print(f"halfquad-bench-1, bench, compare_hqq, bits, {bits}, group_size, {GROUP_SIZE}, steps, {STEPS}, threads, "
-          f"{options.cores}, hqq_mweights_per_s, {rate / 1e6:.3f}, ratio_no_step_skipped, {best:.1f}")
+          f"{options.cores}, hqq_mweights_per_s, {rate / 1e6:.3f}, ratio_no_step_skipped, {best:.1f}, ratio_as_it_runs, {best_as_it_runs:.1f}")
 
 
 def main():
