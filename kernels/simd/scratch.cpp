@@ -1,5 +1,6 @@
 #include "kernels/simd/scratch.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -25,10 +26,13 @@ void Scratch::reserve(std::size_t elems, std::size_t slots) {
   if (elems > elems_) {
     stride = round_up(elems, lanes_);
     const std::size_t floats = stride * lanes_;
-    weights_ = allocate(3 * floats * sizeof(float));
+    const std::size_t paired = std::min(stride, kMostPairedElems) * lanes_;
+    weights_ = allocate((4 * floats + 3 * paired) * sizeof(float));
     rows = reinterpret_cast<float*>(weights_.get());
-    w = rows + floats;
-    ws = w + floats;
+    float* const first = rows + floats;
+    weights[0] = {first, first + floats, first + 2 * floats};
+    float* const second = first + 3 * floats;
+    weights[1] = {second, second + paired, second + 2 * paired};
     elems_ = elems;
   }
   if (slots > slots_) {

@@ -5,6 +5,16 @@
 
 namespace halfquad::simd {
 
+/// The weights of one vector of groups.
+struct WeightLanes {
+  float* w = nullptr;        ///< Element k of all groups at k * lanes.
+  float* ws = nullptr;       ///< w · S in the same order.
+  float* clamped = nullptr;  ///< w · S moved to where it needs no clamping once z is added.
+};
+
+/// Groups larger than this are solved one vector at a time: two would no longer fit the first-level cache.
+inline constexpr std::size_t kMostPairedElems = 128;
+
 /// Scratch memory of one SIMD solver, grown when a larger group or more steps come up. Compiled once for the baseline
 /// instruction set: library templates instantiated in per-target code could run on a CPU that lacks the target.
 class Scratch {
@@ -16,8 +26,7 @@ class Scratch {
   void reserve(std::size_t elems, std::size_t slots);
 
   float* rows = nullptr;   ///< `lanes` decoded groups as they lie in the source, `stride` floats apart.
-  float* w = nullptr;      ///< Element k of all groups at k * lanes.
-  float* ws = nullptr;     ///< w · S in the same order.
+  WeightLanes weights[2];  ///< The second has room for groups up to kMostPairedElems alone.
   std::size_t stride = 0;  ///< A multiple of `lanes`, at least any group size reserved so far.
   double* sums = nullptr;  ///< `lanes` doubles a slot.
   float* low = nullptr;    ///< One a slot.

@@ -48,36 +48,30 @@ class SimdSolver final : public Solver {
     const size_t elems = static_cast<size_t>(block.group_elems);
     const size_t groups = static_cast<size_t>(block.groups);
 
-    for (size_t first = 0; first < groups; first += kLanes) {
-      const size_t count = groups - first < kLanes ? groups - first : kLanes;
-      LoadLanes(block, first, count, scratch_, scratch_.w);
-      VF lo, hi;
-      if (HWY_UNLIKELY(FindRange(scratch_.w, elems, lo, hi))) {
-        stats.nonfinite = true;
-        return;
+    const size_t side_by_side = plan.iters > 0 && elems <= simd::kMostPairedElems ? 2 : 1;
+    for (size_t first = 0; first < groups;) {
+      LaneSet sets[2];
+      size_t n = 0;
+      for (; n < side_by_side && first < groups; ++n, first += kLanes) {
+        if (HWY_UNLIKELY(!load(block, first, n, request.spec.round_zero, qmax_v, sets[n]))) {
+          stats.nonfinite = true;
+          return;
+        }
       }
-      Grid grid = StartGrid(lo, hi, qmax_v, request.spec.round_zero);
-      ScaleWeights(scratch_.w, grid.S, elems, scratch_.ws);
       if (record) {
-        note_settled(
-            RunSteps<Errors::kYes>(plan, order, elems, count, scratch_, qmax_v, grid, exact, stats.step_abs.data()),
-            stats);
-      } else if (plan.iters > 0) {
-        note_settled(RunSteps<Errors::kNo>(plan, order, elems, count, scratch_, qmax_v, grid, exact, nullptr), stats);
+        RunSteps<Errors::kYes>(plan, order, elems, qmax_v, sets, n, exact, stats.step_abs.data());
+      } else {
+        RunSteps<Errors::kNo>(plan, order, elems, qmax_v, sets, n, exact, nullptr);
       }
-      StoreLanes(grid.s, count, target.scale + first);
-      StoreLanes(grid.z, count, target.zero + first);
-      const StoredGrid stored{RoundLanes(grid.s, request.stored), RoundLanes(grid.z, request.stored)};
-      const ErrorTerms terms = BoundStep(grid, qmax_v).clamp
-                                   ? finish<Clamp::kYes>(block, first, count, grid, qmax_v, stored, target)
-                                   : finish<Clamp::kNo>(block, first, count, grid, qmax_v, stored, target);
-      // A NaN among the weights shows in the sum of its group's errors.
-      if (HWY_UNLIKELY(!hn::AllTrue(kDF, hn::Eq(terms.abs, terms.abs))) && HasNonfinite(scratch_.w, elems)) {
-        stats.nonfinite = true;
-        return;
+      bool full = false;
+      for (size_t i = 0; i < n; ++i) {
+        if (HWY_UNLIKELY(!store(block, request, sets[i], qmax_v, target, slots, exact, stats))) {
+          stats.nonfinite = true;
+          return;
+        }
+        if (exact.CountVector()) full = true;
       }
-      record_errors(terms, count, slots, exact, stats.final_error);
-      if (exact.CountBlock()) flush(exact, slots, stats);
+      if (full) flush(exact, slots, stats);
     }
     flush(exact, slots, stats);
   }
@@ -87,20 +81,21 @@ class SimdSolver final : public Solver {
     scratch_.reserve(static_cast<size_t>(block.group_elems), kErrorSlots);
     ExactLanes exact(scratch_, kErrorSlots);
     const VF qmax_v = hn::Set(kDF, static_cast<float>(qmax(width)));
-    Grid grid;
-    grid.S = hn::Set(kDF, fixed.inverse_scale);
-    grid.z = hn::Set(kDF, fixed.zero);
+    LaneSet set;
+    set.weights = scratch_.weights[0];
+    set.grid.S = hn::Set(kDF, fixed.inverse_scale);
+    set.grid.z = hn::Set(kDF, fixed.zero);
     const StoredGrid rounded{hn::Set(kDF, round_to(stored, fixed.scale)), hn::Set(kDF, round_to(stored, fixed.zero))};
     const size_t elems = static_cast<size_t>(block.group_elems);
     const size_t groups = static_cast<size_t>(block.groups);
     for (size_t first = 0; first < groups; first += kLanes) {
-      const size_t count = groups - first < kLanes ? groups - first : kLanes;
-      LoadLanes(block, first, count, scratch_, scratch_.w);
-      if (HasNonfinite(scratch_.w, elems)) stats.nonfinite = true;
-      ScaleWeights(scratch_.w, grid.S, elems, scratch_.ws);
-      record_errors(finish<Clamp::kYes>(block, first, count, grid, qmax_v, rounded, target), count, 0, exact,
-                    stats.final_error);
-      if (exact.CountBlock()) flush(exact, 0, stats);
+      set.first = first;
+      set.count = groups - first < kLanes ? groups - first : kLanes;
+      LoadLanes(block, first, set.count, scratch_, set.weights.w);
+      if (HasNonfinite(set.weights.w, elems)) stats.nonfinite = true;
+      ScaleWeights(set.weights.w, set.grid.S, elems, set.weights.ws);
+      record_errors(finish<Clamp::kYes>(block, set, qmax_v, rounded, target), set.count, 0, exact, stats.final_error);
+      if (exact.CountVector()) flush(exact, 0, stats);
     }
     flush(exact, 0, stats);
   }
@@ -111,13 +106,14 @@ class SimdSolver final : public Solver {
     WeightRange all;
     for (std::int64_t begin = 0; begin < count; begin += kChunk) {
       const std::int64_t n = count - begin < kChunk ? count - begin : kChunk;
-      decode_to_f32(data + begin * bytes_of(dtype), dtype, n, scratch_.w);
+      float* const w = scratch_.weights[0].w;
+      decode_to_f32(data + begin * bytes_of(dtype), dtype, n, w);
       const size_t vectors = (static_cast<size_t>(n) + kLanes - 1) / kLanes;
-      for (size_t i = static_cast<size_t>(n); i < vectors * kLanes; ++i) scratch_.w[i] = scratch_.w[0];
+      for (size_t i = static_cast<size_t>(n); i < vectors * kLanes; ++i) w[i] = w[0];
       VF lo, hi;
       WeightRange chunk;
-      static_cast<void>(FindRange(scratch_.w, vectors, lo, hi));
-      chunk.nonfinite = HasNonfinite(scratch_.w, vectors);
+      static_cast<void>(FindRange(w, vectors, lo, hi));
+      chunk.nonfinite = HasNonfinite(w, vectors);
       HWY_ALIGN float low[kLanes], high[kLanes];
       hn::Store(lo, kDF, low);
       hn::Store(hi, kDF, high);
@@ -137,17 +133,18 @@ class SimdSolver final : public Solver {
     const size_t groups = static_cast<size_t>(block.groups);
     for (size_t first = 0; first < groups; first += kLanes) {
       const size_t count = groups - first < kLanes ? groups - first : kLanes;
-      LoadLanes(code_block, first, count, scratch_, scratch_.ws);
-      LoadLanes(block, first, count, scratch_, scratch_.w);
+      const simd::WeightLanes& lanes = scratch_.weights[0];
+      LoadLanes(code_block, first, count, scratch_, lanes.ws);
+      LoadLanes(block, first, count, scratch_, lanes.w);
       HWY_ALIGN float s[kLanes], z[kLanes];
       for (size_t lane = 0; lane < kLanes; ++lane) {
         s[lane] = scale[first + (lane < count ? lane : 0)];
         z[lane] = zero[first + (lane < count ? lane : 0)];
       }
-      const GivenErrors errors{scratch_.w, scratch_.ws, hn::Load(kDF, s), hn::Load(kDF, z)};
+      const GivenErrors errors{lanes.w, lanes.ws, hn::Load(kDF, s), hn::Load(kDF, z)};
       const size_t elems = static_cast<size_t>(block.group_elems);
       record_errors(SumGroup(OrderOf(block), elems, errors), count, 0, exact, stats.final_error);
-      if (exact.CountBlock()) flush(exact, 0, stats);
+      if (exact.CountVector()) flush(exact, 0, stats);
     }
     flush(exact, 0, stats);
     sums.add(stats.final_error);
@@ -169,17 +166,48 @@ class SimdSolver final : public Solver {
     return plan;
   }
 
-  // Writes the codes of N groups whose z is final and returns their errors.
-  template <Clamp kClamp>
-  ErrorTerms finish(const GroupBlock& block, size_t first, size_t count, const Grid& grid, VF qmax_v,
-                    const StoredGrid& stored, const SolveTarget& target) {
-    EncodeLanes<kClamp>(block, first, count, scratch_, grid.S, grid.z, qmax_v, target);
-    const EncodedErrors<kClamp> errors{scratch_.w, scratch_.ws, grid.z, qmax_v, stored.s, stored.z};
-    return SumGroup(OrderOf(block), static_cast<size_t>(block.group_elems), errors);
+  // Loads groups [first, first + N) and starts their grid. False when a range is not finite.
+  bool load(const GroupBlock& block, size_t first, size_t place, bool round_zero, VF qmax_v, LaneSet& set) {
+    const size_t elems = static_cast<size_t>(block.group_elems);
+    const size_t rest = static_cast<size_t>(block.groups) - first;
+    set.weights = scratch_.weights[place];
+    set.first = first;
+    set.count = rest < kLanes ? rest : kLanes;
+    set.settled = 0;
+    set.has_clamped = false;
+    LoadLanes(block, first, set.count, scratch_, set.weights.w);
+    VF lo, hi;
+    if (HWY_UNLIKELY(FindRange(set.weights.w, elems, lo, hi))) return false;
+    set.grid = StartGrid(lo, hi, qmax_v, round_zero);
+    ScaleWeights(set.weights.w, set.grid.S, elems, set.weights.ws);
+    return true;
   }
 
-  static void note_settled(size_t steps, SolveStats& stats) {
-    if (static_cast<int>(steps) > stats.settled) stats.settled = static_cast<int>(steps);
+  // Writes scale, zero and codes of N groups whose z is final and adds their errors. False when a weight was NaN.
+  bool store(const GroupBlock& block, const SolveRequest& request, const LaneSet& set, VF qmax_v,
+             const SolveTarget& target, size_t slots, ExactLanes& exact, SolveStats& stats) {
+    StoreLanes(set.grid.s, set.count, target.scale + set.first);
+    StoreLanes(set.grid.z, set.count, target.zero + set.first);
+    const StoredGrid stored{RoundLanes(set.grid.s, request.stored), RoundLanes(set.grid.z, request.stored)};
+    const ErrorTerms terms = BoundStep(set.grid, qmax_v).clamp ? finish<Clamp::kYes>(block, set, qmax_v, stored, target)
+                                                               : finish<Clamp::kNo>(block, set, qmax_v, stored, target);
+    // A NaN among the weights shows in the sum of its group's errors.
+    if (HWY_UNLIKELY(!hn::AllTrue(kDF, hn::Eq(terms.abs, terms.abs))) &&
+        HasNonfinite(set.weights.w, static_cast<size_t>(block.group_elems))) {
+      return false;
+    }
+    if (static_cast<int>(set.settled) > stats.settled) stats.settled = static_cast<int>(set.settled);
+    record_errors(terms, set.count, slots, exact, stats.final_error);
+    return true;
+  }
+
+  // Writes the codes of N groups and returns their errors.
+  template <Clamp kClamp>
+  ErrorTerms finish(const GroupBlock& block, const LaneSet& set, VF qmax_v, const StoredGrid& stored,
+                    const SolveTarget& target) {
+    EncodeLanes<kClamp>(block, set, qmax_v, target);
+    const EncodedErrors<kClamp> errors{set.weights.w, set.weights.ws, set.grid.z, qmax_v, stored.s, stored.z};
+    return SumGroup(OrderOf(block), static_cast<size_t>(block.group_elems), errors);
   }
 
   static void record_errors(const ErrorTerms& terms, size_t count, size_t first_slot, ExactLanes& exact,

@@ -35,12 +35,24 @@ struct Shrinkage {
 // range is beyond fp32, which an infinity makes it; a NaN may go unnoticed.
 HWY_INLINE bool FindRange(const float* HWY_RESTRICT w, size_t elems, VF& lo, VF& hi) {
   VF smallest = hn::Load(kDF, w), largest = smallest, signs = smallest;
-  for (size_t k = 1; k < elems; ++k) {
+  VF smallest2 = smallest, largest2 = smallest;  // two of each: a single one would wait for itself
+  size_t k = 1;
+  for (; k + 2 <= elems; k += 2) {
+    const VF x = hn::Load(kDF, w + k * kLanes), y = hn::Load(kDF, w + (k + 1) * kLanes);
+    smallest = hn::Min(smallest, x);
+    largest = hn::Max(largest, x);
+    smallest2 = hn::Min(smallest2, y);
+    largest2 = hn::Max(largest2, y);
+    signs = hn::Or3(signs, x, y);
+  }
+  if (k < elems) {
     const VF x = hn::Load(kDF, w + k * kLanes);
     smallest = hn::Min(smallest, x);
     largest = hn::Max(largest, x);
     signs = hn::Or(signs, x);
   }
+  smallest = hn::Min(smallest, smallest2);
+  largest = hn::Max(largest, largest2);
   const VF signed_zero = hn::And(signs, hn::Set(kDF, -0.0F));
   lo = hn::IfThenElse(hn::Eq(smallest, hn::Zero(kDF)), signed_zero, smallest);
   hi = largest;
@@ -84,11 +96,13 @@ struct PlainStep {
   static constexpr int kSums = kErrors == Errors::kYes ? 2 : 1;
   const float* HWY_RESTRICT w;
   const float* HWY_RESTRICT ws;
+  const float* HWY_RESTRICT codes_from;  // ws, or what gives the codes without clamping
   VF z, s, qmax;
 
   HWY_INLINE Sums<kSums> operator()(size_t k) const {
     const VF wS = hn::Load(kDF, ws + k * kLanes);
-    VF q = hn::Round(hn::Add(wS, z));
+    const VF from = hn::Load(kDF, codes_from + k * kLanes);
+    VF q = hn::Round(kErrors == Errors::kYes ? hn::Add(from, z) : AddOnMulPipe(from, z));
     if constexpr (kClamp == Clamp::kYes) q = hn::Min(hn::Max(q, hn::Zero(kDF)), qmax);
     Sums<kSums> out;
     out.x[0] = SubOnMulPipe(q, wS);
@@ -150,6 +164,40 @@ HWY_INLINE StepBounds BoundStep(const Grid& grid, VF qmax) {
   return bounds;
 }
 
+// N groups being solved.
+struct LaneSet {
+  simd::WeightLanes weights;
+  size_t first, count;  // groups of the block; lanes beyond `count` repeat the first
+  Grid grid;
+  size_t settled;                // steps after which z was final; the number of steps until that is noticed
+  VF clamped_low, clamped_high;  // what weights.clamped was clamped to
+  bool has_clamped;
+};
+
+// Whether clamping w·S to low..high and adding z gives, rounded, the same codes as clamping afterwards. The borders
+// decide, since both roundings are monotonic: what lies beyond a border has the border's code, what lies between them
+// needs no clamping.
+HWY_INLINE bool ClampsAlike(VF low, VF high, VF z, VF qmax) {
+  return hn::AllTrue(
+      kDF, hn::And(hn::Eq(hn::Round(hn::Add(low, z)), hn::Zero(kDF)), hn::Eq(hn::Round(hn::Add(high, z)), qmax)));
+}
+
+// Where the codes of a step that needs clamping can be had without: two operations less for every element. z moves
+// little from step to step, so weights clamped once serve most of them. Null when z is too large for that.
+HWY_INLINE const float* ClampedWeights(LaneSet& set, size_t elems, VF qmax) {
+  const VF z = set.grid.z;
+  if (set.has_clamped && ClampsAlike(set.clamped_low, set.clamped_high, z, qmax)) return set.weights.clamped;
+  set.clamped_low = hn::Neg(z);
+  set.clamped_high = hn::Sub(qmax, z);
+  set.has_clamped = ClampsAlike(set.clamped_low, set.clamped_high, z, qmax);
+  if (!set.has_clamped) return nullptr;
+  for (size_t k = 0; k < elems; ++k) {
+    const VF wS = hn::Load(kDF, set.weights.ws + k * kLanes);
+    hn::Store(hn::Min(hn::Max(wS, set.clamped_low), set.clamped_high), kDF, set.weights.clamped + k * kLanes);
+  }
+  return set.weights.clamped;
+}
+
 HWY_INLINE bool SameBits(VF a, VF b) {
   const DI di;
   return hn::AllTrue(di, hn::Eq(hn::BitCast(di, a), hn::BitCast(di, b)));
@@ -157,22 +205,25 @@ HWY_INLINE bool SameBits(VF a, VF b) {
 
 // One step of N groups: sums of q - (w - x)·S, and of |e| when wanted.
 template <Errors kErrors>
-HWY_INLINE Sums<2> RunStep(Order order, size_t elems, const simd::Scratch& scratch, const Grid& grid, VF qmax,
-                           const StepBounds& bounds, const StepConstants& step, const Shrinkage& shrinkage) {
+HWY_INLINE Sums<2> RunStep(Order order, size_t elems, LaneSet& set, VF qmax, const StepBounds& bounds,
+                           const StepConstants& step, const Shrinkage& shrinkage) {
+  const simd::WeightLanes& weights = set.weights;
+  const Grid& grid = set.grid;
   const VF threshold = hn::Set(kDF, step.inert_threshold);
   Sums<2> total;
   if (HWY_UNLIKELY(!hn::AllTrue(kDF, hn::Le(bounds.error_bound, threshold)))) {
-    const ShrinkStep visit{scratch.w, scratch.ws, grid.z, grid.s, grid.S, qmax, threshold, hn::Set(kDF, step.inv_beta),
+    const ShrinkStep visit{weights.w, weights.ws, grid.z, grid.s, grid.S, qmax, threshold, hn::Set(kDF, step.inv_beta),
                            shrinkage};
     return SumGroup(order == Order::kStrided ? order : Order::kConsecutive, elems, visit);
   }
   constexpr int kSums = PlainStep<Clamp::kNo, kErrors>::kSums;
   Sums<kSums> sums;
-  if (bounds.clamp) {
-    const PlainStep<Clamp::kYes, kErrors> visit{scratch.w, scratch.ws, grid.z, grid.s, qmax};
-    sums = SumGroup(order, elems, visit);
+  const float* codes_from = bounds.clamp ? ClampedWeights(set, elems, qmax) : weights.ws;
+  if (HWY_UNLIKELY(codes_from == nullptr)) {
+    const PlainStep<Clamp::kYes, kErrors> visit{weights.w, weights.ws, weights.ws, grid.z, grid.s, qmax};
+    sums = SumGroup(order == Order::kStrided ? order : Order::kConsecutive, elems, visit);
   } else {
-    const PlainStep<Clamp::kNo, kErrors> visit{scratch.w, scratch.ws, grid.z, grid.s, qmax};
+    const PlainStep<Clamp::kNo, kErrors> visit{weights.w, weights.ws, codes_from, grid.z, grid.s, qmax};
     sums = SumGroup(order, elems, visit);
   }
   total.x[0] = sums.x[0];
@@ -188,28 +239,41 @@ struct StepPlan {
   bool exit_at_fixed_point = true;
 };
 
-// Runs the steps of N groups; grid.z becomes the final z. Returns after how many steps z was final.
+// One step of N groups: adds the errors before it to slot t of `exact` and updates z.
 template <Errors kErrors>
-HWY_INLINE size_t RunSteps(const StepPlan& plan, Order order, size_t elems, size_t count, const simd::Scratch& scratch,
-                           VF qmax, Grid& grid, ExactLanes& exact, ExactSum* step_abs) {
-  const VF divisor = hn::Set(kDF, static_cast<float>(elems));
+HWY_INLINE void StepLanes(const StepPlan& plan, size_t t, Order order, size_t elems, VF qmax, LaneSet& set,
+                          ExactLanes& exact, ExactSum* step_abs) {
+  const StepBounds bounds = BoundStep(set.grid, qmax);
+  const Sums<2> sums = RunStep<kErrors>(order, elems, set, qmax, bounds, plan.steps[t], plan.shrinkage);
+  if constexpr (kErrors == Errors::kYes) exact.Add(t, sums.x[1], set.count, step_abs[t]);
+  const VF z = hn::Div(sums.x[0], hn::Set(kDF, static_cast<float>(elems)));
+  // The thresholds fall from step to step: what is inert under the last one repeats itself once z does.
   const VF last_threshold = hn::Set(kDF, plan.steps[plan.iters - 1].inert_threshold);
-  for (size_t t = 0; t < plan.iters; ++t) {
-    const StepBounds bounds = BoundStep(grid, qmax);
-    const Sums<2> sums = RunStep<kErrors>(order, elems, scratch, grid, qmax, bounds, plan.steps[t], plan.shrinkage);
-    if constexpr (kErrors == Errors::kYes) exact.Add(t, sums.x[1], count, step_abs[t]);
-    const VF z = hn::Div(sums.x[0], divisor);
-    // The thresholds fall from step to step: what is inert under the last one repeats itself once z does.
-    if (plan.exit_at_fixed_point && SameBits(z, grid.z) &&
-        hn::AllTrue(kDF, hn::Le(bounds.error_bound, last_threshold))) {
-      if constexpr (kErrors == Errors::kYes) {
-        for (size_t u = t + 1; u < plan.iters; ++u) exact.Add(u, sums.x[1], count, step_abs[u]);
-      }
-      return t;
+  if (plan.exit_at_fixed_point && SameBits(z, set.grid.z) &&
+      hn::AllTrue(kDF, hn::Le(bounds.error_bound, last_threshold))) {
+    set.settled = t;
+    if constexpr (kErrors == Errors::kYes) {
+      for (size_t u = t + 1; u < plan.iters; ++u) exact.Add(u, sums.x[1], set.count, step_abs[u]);
     }
-    grid.z = z;
   }
-  return plan.iters;
+  set.grid.z = z;
+}
+
+// Runs the steps of one or two sets side by side: while the sums of one are reduced, divided and tested, one after the
+// other, the elements of the other keep the pipes busy.
+template <Errors kErrors>
+HWY_INLINE void RunSteps(const StepPlan& plan, Order order, size_t elems, VF qmax, LaneSet* sets, size_t count,
+                         ExactLanes& exact, ExactSum* step_abs) {
+  for (size_t i = 0; i < count; ++i) sets[i].settled = plan.iters;
+  for (size_t t = 0; t < plan.iters; ++t) {
+    bool active = false;
+    for (size_t i = 0; i < count; ++i) {
+      if (sets[i].settled < plan.iters) continue;
+      StepLanes<kErrors>(plan, t, order, elems, qmax, sets[i], exact, step_abs);
+      active = true;
+    }
+    if (!active) return;
+  }
 }
 
 // |e|, e² and w² are summed; of |e| the largest is kept too.
@@ -317,12 +381,13 @@ HWY_INLINE void EncodeStrided(size_t elems, size_t first, size_t count, const fl
   }
 }
 
-// Codes of groups [first, first + count).
+// Codes of N groups whose z is final.
 template <Clamp kClamp>
-HWY_INLINE void EncodeLanes(const GroupBlock& block, size_t first, size_t count, const simd::Scratch& scratch, VF S,
-                            VF z, VF qmax, const SolveTarget& target) {
+HWY_INLINE void EncodeLanes(const GroupBlock& block, const LaneSet& set, VF qmax, const SolveTarget& target) {
+  const size_t first = set.first, count = set.count;
+  const VF S = set.grid.S, z = set.grid.z;
   if (block.element_stride != 1) {
-    return EncodeStrided<kClamp>(static_cast<size_t>(block.group_elems), first, count, scratch.ws, z, qmax, target);
+    return EncodeStrided<kClamp>(static_cast<size_t>(block.group_elems), first, count, set.weights.ws, z, qmax, target);
   }
   if (block.dtype == DType::kBF16)
     return EncodeConsecutive<DType::kBF16, kClamp>(block, first, count, S, z, qmax, target);

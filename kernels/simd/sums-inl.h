@@ -140,7 +140,7 @@ class ExactLanes {
     for (size_t slot = 0; slot < slots; ++slot) scratch_.high[slot] = -1.0F;
   }
 
-  // @pre values >= 0; lanes beyond `count` are ignored. At most one call a slot between two CountBlock() calls.
+  // @pre values >= 0; lanes beyond `count` are ignored. One call a slot for each CountVector().
   HWY_INLINE void Add(size_t slot, VF values, size_t count, ExactSum& sum) {
     if (HWY_UNLIKELY(count < kLanes)) values = hn::IfThenElseZero(hn::FirstN(kDF, count), values);
     if (HWY_UNLIKELY(scratch_.high[slot] < 0.0F)) ChooseWindow(slot, values);
@@ -155,10 +155,10 @@ class ExactLanes {
     hn::StoreU(hn::Add(hn::LoadU(d, p + kLanes / 2), upper), d, p + kLanes / 2);
   }
 
-  // True when every slot must be flushed before the next block of groups.
-  HWY_INLINE bool CountBlock() {
+  // True when every slot must be flushed before the next two vectors of groups.
+  HWY_INLINE bool CountVector() {
     used_ += kLanes;
-    return used_ + kLanes > kMostValues;
+    return used_ + 2 * kLanes > kMostValues;
   }
 
   void Flush(size_t slot, ExactSum& sum) {
