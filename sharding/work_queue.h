@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "sharding/plan.h"
+
+namespace halfquad {
+
+/// A run of Plan::items, [begin, end).
+struct ItemRange {
+  std::size_t begin = 0, end = 0;
+  [[nodiscard]] std::size_t size() const noexcept { return end - begin; }
+};
+
+enum class Schedule : std::uint8_t {
+  kDynamic,  ///< A rank that is done with its share helps the one that has most left.
+  kStatic,   ///< Every rank does its share and no more.
+};
+
+/// Hands the items of a plan to ranks. Each rank owns a run of items of about equal cost and walks it in file order, so
+/// that it keeps reading the files it already reads; runs are handed out in pieces that shrink towards the end. Pure:
+/// no clock, no messages. Not thread-safe.
+class WorkQueue {
+ public:
+  /// Cost of one item: what it adds to a rank's time, in any unit.
+  using Costs = std::vector<double>;
+
+  /// `done[i]`: item i needs no work any more (resumed); empty: none is done. Costs default to source + output bytes.
+  WorkQueue(const Plan& plan, int ranks, Schedule schedule, std::span<const std::uint8_t> done = {},
+            const Costs& costs = {});
+
+  /// The next items for `rank`; nothing when no more will come.
+  [[nodiscard]] std::optional<ItemRange> next(int rank);
+
+  /// Items not yet handed out.
+  [[nodiscard]] std::size_t left() const noexcept { return left_; }
+  /// The run of items rank `rank` owns, before any helping: for `plan`.
+  [[nodiscard]] const std::vector<ItemRange>& share(int rank) const { return shares_[static_cast<std::size_t>(rank)]; }
+
+ private:
+  // What is left of a rank's run: pieces without done items, in order.
+  struct Run {
+    std::vector<ItemRange> pieces;
+    std::size_t first = 0;  // of pieces, with work left
+    double cost = 0;
+  };
+  ItemRange take_front(Run& run, double most);
+  ItemRange take_back(Run& run, double most);
+
+  Schedule schedule_;
+  Costs costs_;
+  std::vector<std::vector<ItemRange>> shares_;
+  std::vector<Run> runs_;
+  std::size_t left_ = 0;
+  double cost_left_ = 0;
+};
+
+}  // namespace halfquad
