@@ -72,6 +72,8 @@ class FileSystem {
   [[nodiscard]] virtual std::unique_ptr<ReadFile> open_read(const Path& path, ReadMode mode) = 0;
   /// Creates or truncates.
   [[nodiscard]] virtual std::unique_ptr<WriteFile> create(const Path& path, WriteMode mode) = 0;
+  /// Opens an existing file for writing and keeps what it holds; a missing one is kIo.
+  [[nodiscard]] virtual std::unique_ptr<WriteFile> open_write(const Path& path, WriteMode mode) = 0;
   /// Follows symbolic links; kMissing for a dangling one.
   [[nodiscard]] virtual FileKind kind(const Path& path) = 0;
   /// Absolute path with all symbolic links resolved. A link loop or a missing component is kIo.

@@ -41,5 +41,6 @@ class FileDescriptor {
 
 [[nodiscard]] std::unique_ptr<ReadFile> open_read_file(const std::filesystem::path& path, ReadMode mode);
 [[nodiscard]] std::unique_ptr<WriteFile> create_write_file(const std::filesystem::path& path, WriteMode mode);
+[[nodiscard]] std::unique_ptr<WriteFile> open_write_file(const std::filesystem::path& path, WriteMode mode);
 
 }  // namespace halfquad::posix

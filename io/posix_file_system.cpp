@@ -54,6 +54,10 @@ class PosixFileSystem final : public FileSystem {
     return posix::create_write_file(path, mode);
   }
 
+  [[nodiscard]] std::unique_ptr<WriteFile> open_write(const Path& path, WriteMode mode) override {
+    return posix::open_write_file(path, mode);
+  }
+
   [[nodiscard]] FileKind kind(const Path& path) override {
     struct stat status {};
     if (::stat(path.c_str(), &status) != 0) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <fcntl.h>
 #include <unistd.h>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -16,9 +17,11 @@ namespace {
 
 class PosixWriteFile final : public WriteFile {
  public:
-  PosixWriteFile(const std::filesystem::path& path, WriteMode mode)
+  // Never O_RDWR: a network file system might then fill a page up from its server before the page's other bytes, which
+  // another node writes, have arrived there, and send the whole of it back later.
+  PosixWriteFile(const std::filesystem::path& path, WriteMode mode, FileDescriptor fd)
       : name_(quoted(path.string())),
-        fd_(open_or_throw(path, O_WRONLY | O_CREAT | O_TRUNC, "create")),
+        fd_(std::move(fd)),
         direct_fd_(mode == WriteMode::kDirect ? ::open(path.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC) : -1),
         direct_(direct_fd_.is_open()) {}
 
@@ -110,7 +113,11 @@ class PosixWriteFile final : public WriteFile {
 }  // namespace
 
 std::unique_ptr<WriteFile> create_write_file(const std::filesystem::path& path, WriteMode mode) {
-  return std::make_unique<PosixWriteFile>(path, mode);
+  return std::make_unique<PosixWriteFile>(path, mode, open_or_throw(path, O_WRONLY | O_CREAT | O_TRUNC, "create"));
+}
+
+std::unique_ptr<WriteFile> open_write_file(const std::filesystem::path& path, WriteMode mode) {
+  return std::make_unique<PosixWriteFile>(path, mode, open_or_throw(path, O_WRONLY, "open for writing"));
 }
 
 }  // namespace halfquad::posix

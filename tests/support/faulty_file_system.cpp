@@ -103,6 +103,11 @@ std::unique_ptr<WriteFile> FaultyFileSystem::create(const Path& path, WriteMode 
   return std::make_unique<FaultyWriteFile>(wrapped_.create(path, mode), path, plan_);
 }
 
+std::unique_ptr<WriteFile> FaultyFileSystem::open_write(const Path& path, WriteMode mode) {
+  plan_->step("open_write", path);
+  return std::make_unique<FaultyWriteFile>(wrapped_.open_write(path, mode), path, plan_);
+}
+
 FileKind FaultyFileSystem::kind(const Path& path) {
   plan_->step("kind", path);
   return wrapped_.kind(path);

@@ -52,6 +52,7 @@ class FaultyFileSystem final : public FileSystem {
 
   [[nodiscard]] std::unique_ptr<ReadFile> open_read(const Path& path, ReadMode mode) override;
   [[nodiscard]] std::unique_ptr<WriteFile> create(const Path& path, WriteMode mode) override;
+  [[nodiscard]] std::unique_ptr<WriteFile> open_write(const Path& path, WriteMode mode) override;
   [[nodiscard]] FileKind kind(const Path& path) override;
   [[nodiscard]] Path canonical(const Path& path) override;
   [[nodiscard]] std::vector<std::string> list(const Path& directory) override;

@@ -183,6 +183,21 @@ TEST_F(PosixFileSystem, CreateTruncates) {
   EXPECT_EQ(get_file(at("out")), "new");
 }
 
+TEST_F(PosixFileSystem, OpenWriteKeepsWhatTheFileHolds) {
+  for (const WriteMode mode : {WriteMode::kBuffered, WriteMode::kDirect}) {
+    put_file(at("kept"), "0123456789");
+    const auto file = fs_->open_write(at("kept"), mode);
+
+    file->write(3, as_bytes("abc"));
+    file->close();
+
+    EXPECT_EQ(get_file(at("kept")), "012abc6789");
+  }
+  expect_error(ErrorCode::kIo, {"cannot open for writing", "missing\": No such file"},
+               [&] { static_cast<void>(fs_->open_write(at("missing"), WriteMode::kBuffered)); });
+  EXPECT_EQ(fs_->kind(at("missing")), FileKind::kMissing);
+}
+
 TEST_F(PosixFileSystem, AFileTooLargeForTheSystemIsReportedWithItsSize) {
   const auto file = fs_->create(at("huge"), WriteMode::kBuffered);
 

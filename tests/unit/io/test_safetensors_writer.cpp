@@ -1,8 +1,12 @@
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -11,6 +15,7 @@
 #include "io/posix_file_system.h"
 #include "io/safetensors_writer.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/faulty_file_system.h"
 #include "tests/support/temp_dir.h"
 
 namespace halfquad {
@@ -67,6 +72,105 @@ TEST_F(SafetensorsWriterTest, DataBeyondItsTensorIsRefused) {
   expect_error(ErrorCode::kInternal, {"3 bytes at offset 3", "output tensor \"a\""},
                [&] { writer.write(0, 3, bytes_of_text("abc")); });
   expect_error(ErrorCode::kInternal, {"no output tensor number 3"}, [&] { writer.write(3, 0, bytes_of_text("a")); });
+}
+
+constexpr AttachOptions kNow{.mode = WriteMode::kBuffered, .patience = std::chrono::milliseconds(0), .stop = nullptr};
+
+TEST_F(SafetensorsWriterTest, AnAttachedWriterAddsToWhatTheCreatorWrote) {
+  SafetensorsWriter creator(*fs_, path_, two_tensors(), {{"format", "pt"}});
+  creator.write(0, 0, bytes_of_text("hello"));
+  creator.sync();
+
+  SafetensorsWriter other = SafetensorsWriter::attach(*fs_, path_, two_tensors(), {{"format", "pt"}}, kNow);
+  EXPECT_EQ(other.file_offset(2), creator.file_offset(2));
+  other.write(2, 0, bytes_of_text("uvwxyz"));
+  other.finish();
+  creator.finish();
+
+  const Checkpoint checkpoint(*fs_, path_);
+  EXPECT_EQ(test::get_file(path_).substr(checkpoint.find("a")->offset), "hellouvwxyz");
+}
+
+TEST_F(SafetensorsWriterTest, AttachingWritesNothing) {
+  SafetensorsWriter(*fs_, path_, two_tensors(), {}).finish();
+  const auto plan = std::make_shared<test::FaultPlan>();
+  test::FaultyFileSystem fs(*fs_, plan);
+
+  static_cast<void>(SafetensorsWriter::attach(fs, path_, two_tensors(), {}, kNow));
+
+  EXPECT_EQ(plan->log(), (std::vector<std::string>{"kind " + path_.string(), "open_read " + path_.string(),
+                                                   "read " + path_.string(), "open_write " + path_.string()}));
+}
+
+TEST_F(SafetensorsWriterTest, AttachingToAnotherJobsFileIsRefusedAtOnce) {
+  const auto attach = [&](std::vector<TensorEntry> tensors) {
+    static_cast<void>(SafetensorsWriter::attach(*fs_, path_, std::move(tensors), {}));  // would wait for 30 s
+  };
+  SafetensorsWriter(*fs_, path_, two_tensors(), {}).finish();
+  const std::string before = test::get_file(path_);
+  std::vector<TensorEntry> renamed = two_tensors();
+  renamed[2].name = "c";
+  std::vector<TensorEntry> shorter = two_tensors();
+  shorter.pop_back();
+
+  expect_error(ErrorCode::kBadInput, {"header of", "model.safetensors\" is not the one this job writes", "--fresh"},
+               [&] { attach(renamed); });
+  expect_error(ErrorCode::kBadInput, {"model.safetensors\" is", "bytes long and not", "--fresh"},
+               [&] { attach(shorter); });
+  EXPECT_EQ(test::get_file(path_), before);
+}
+
+TEST_F(SafetensorsWriterTest, AttachingWaitsOnlySoLongForWhatDoesNotCome) {
+  const auto attach = [&] {
+    AttachOptions brief = kNow;
+    brief.patience = std::chrono::milliseconds(20);
+    static_cast<void>(SafetensorsWriter::attach(*fs_, path_, two_tensors(), {}, brief));
+  };
+
+  expect_error(ErrorCode::kIo, {"model.safetensors\" does not exist, after waiting 20ms"}, attach);
+  EXPECT_FALSE(std::filesystem::exists(path_));
+  SafetensorsWriter(*fs_, path_, two_tensors(), {}).finish();
+  const std::uint64_t bytes = std::filesystem::file_size(path_);
+  std::filesystem::resize_file(path_, bytes - 1);
+  expect_error(ErrorCode::kIo, {"bytes long and not", "after waiting 20ms", "--fresh"}, attach);
+  test::put_file(path_, std::string(bytes, '\0'));
+  expect_error(ErrorCode::kIo, {"the header of", "from byte 0 on, after waiting 20ms"}, attach);
+}
+
+TEST_F(SafetensorsWriterTest, AttachingFindsAFileThatAppearsLateAndInSteps) {
+  SafetensorsWriter(*fs_, path_, two_tensors(), {}).finish();
+  const std::string whole = test::get_file(path_);
+  std::filesystem::remove(path_);
+  std::thread creator([&] {
+    for (const std::string& stage : {std::string(), whole.substr(0, 9) + std::string(whole.size() - 9, '\0'), whole}) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      test::put_file(dir_.path() / "stage", stage);
+      std::filesystem::rename(dir_.path() / "stage", path_);
+    }
+  });
+
+  EXPECT_NO_THROW(static_cast<void>(SafetensorsWriter::attach(*fs_, path_, two_tensors(), {})));
+
+  creator.join();
+}
+
+TEST_F(SafetensorsWriterTest, AStopEndsTheWait) {
+  StopFlag stop;
+  stop.request();
+  AttachOptions options;
+  options.stop = &stop;
+
+  expect_error(ErrorCode::kInterrupted, {"interrupted", "model.safetensors"},
+               [&] { static_cast<void>(SafetensorsWriter::attach(*fs_, path_, two_tensors(), {}, options)); });
+}
+
+TEST_F(SafetensorsWriterTest, SyncReportsWhatTheDiskReports) {
+  const auto plan = std::make_shared<test::FaultPlan>(4);  // create, allocate, write, sync
+  test::FaultyFileSystem fs(*fs_, plan);
+  SafetensorsWriter writer(fs, path_, two_tensors(), {});
+
+  expect_error(ErrorCode::kIo, {"injected fault", "sync"}, [&] { writer.sync(); });
+  EXPECT_NO_THROW(writer.sync());
 }
 
 }  // namespace

@@ -105,6 +105,7 @@ class BrokenFileSystem final : public FileSystem {
   explicit BrokenFileSystem(Exception exception) : exception_(std::move(exception)) {}
   std::unique_ptr<ReadFile> open_read(const Path&, ReadMode) override { throw exception_; }
   std::unique_ptr<WriteFile> create(const Path&, WriteMode) override { throw exception_; }
+  std::unique_ptr<WriteFile> open_write(const Path&, WriteMode) override { throw exception_; }
   FileKind kind(const Path&) override { throw exception_; }
   Path canonical(const Path&) override { throw exception_; }
   std::vector<std::string> list(const Path&) override { throw exception_; }

@@ -172,6 +172,9 @@ class FullDisk final : public FileSystem {
     return wrapped_.open_read(path, mode);
   }
   std::unique_ptr<WriteFile> create(const Path& path, WriteMode mode) override { return wrapped_.create(path, mode); }
+  std::unique_ptr<WriteFile> open_write(const Path& path, WriteMode mode) override {
+    return wrapped_.open_write(path, mode);
+  }
   FileKind kind(const Path& path) override { return wrapped_.kind(path); }
   Path canonical(const Path& path) override { return wrapped_.canonical(path); }
   std::vector<std::string> list(const Path& path) override { return wrapped_.list(path); }
