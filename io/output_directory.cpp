@@ -44,18 +44,22 @@ bool looks_like_model(const std::vector<std::string>& names) {
 
 }  // namespace
 
-OutputDirectory::OutputDirectory(FileSystem& fs, const Path& out, const Path& source, Overwrite overwrite)
+Path partial_path(const Path& out) { return with_suffix(directory_name(out), ".partial"); }
+
+OutputDirectory::OutputDirectory(FileSystem& fs, const Path& out, const Path& source, Overwrite overwrite,
+                                 Leftover leftover)
     : fs_(fs),
       out_(directory_name(out)),
       parent_(out_.has_parent_path() ? out_.parent_path() : Path(".")),
-      partial_(with_suffix(out_, ".partial")),
+      partial_(partial_path(out)),
       replaced_(with_suffix(out_, ".replaced")),
       lock_path_(with_suffix(out_, ".partial.lock")) {
   HALFQUAD_REQUIRE(
       fs_.kind(parent_) == FileKind::kDirectory, kIo,
       fmt::format("the directory {} that is to hold the output does not exist; create it first", shown(parent_)));
   if (!source.empty()) refuse_overlap(source);
-  check_target(overwrite);
+  // What is left of a commit is removed first, even from an OUT that is then refused; that needs the lock.
+  if (!died_after_commit()) check_target(overwrite);
   lock_ = fs_.try_lock(lock_path_);
   HALFQUAD_REQUIRE(lock_ != nullptr, kUsage,
                    fmt::format("another process is writing {}; wait for it or choose another name", shown(out_)));
@@ -63,8 +67,11 @@ OutputDirectory::OutputDirectory(FileSystem& fs, const Path& out, const Path& so
     recover();
     check_target(overwrite);  // again: only under the lock does it stay true
     replace_ = fs_.kind(out_) == FileKind::kDirectory;
-    fs_.remove_all(partial_);
-    fs_.create_directory(partial_);
+    resumed_ = leftover == Leftover::kKeep && is_resumable();
+    if (!resumed_) {
+      discard_partial();
+      fs_.create_directory(partial_);
+    }
   } catch (const Error&) {
     unlock();
     throw;
@@ -114,8 +121,26 @@ void OutputDirectory::check_target(Overwrite overwrite) const {
                                shown(out_)));
 }
 
-/// Ends what a run began that died in replace_old() between its two renames or after them.
+/// Whether `path`, a sibling of OUT or OUT, is a directory itself and no link to one elsewhere.
+bool OutputDirectory::is_own_directory(const Path& path) const {
+  return fs_.kind(path) == FileKind::kDirectory && fs_.canonical(path) == fs_.canonical(parent_) / path.filename();
+}
+
+bool OutputDirectory::is_resumable() const {
+  return fs_.kind(partial_ / kPrivateFolder / kJobDescription) == FileKind::kFile && is_own_directory(partial_);
+}
+
+/// Whether a run put OUT under its name and died before its last step.
+bool OutputDirectory::died_after_commit() const {
+  return fs_.kind(out_ / kPrivateFolder) == FileKind::kDirectory && is_own_directory(out_);
+}
+
+/// Ends what a run began that died in commit(), from the moment on when it first renamed anything.
 void OutputDirectory::recover() {
+  if (died_after_commit()) {
+    if (!is_resumable()) discard_partial();  // the old OUT, which got this name by the exchange
+    fs_.remove_all(out_ / kPrivateFolder);
+  }
   if (fs_.kind(replaced_) != FileKind::kDirectory) return;
   if (fs_.kind(out_) == FileKind::kMissing) {
     if (fs_.kind(partial_) != FileKind::kDirectory) return;  // not that state: the name belongs to somebody else
@@ -131,9 +156,23 @@ void OutputDirectory::recover() {
 
 Path OutputDirectory::path_of(const std::string& name) const { return partial_ / name; }
 
+Path OutputDirectory::make_private_folder() {
+  const Path folder = partial_ / kPrivateFolder;
+  fs_.create_directory(folder);
+  fs_.sync_directory(partial_);
+  fs_.sync_directory(parent_);
+  return folder;
+}
+
 void OutputDirectory::discard() {
-  fs_.remove_all(partial_);
+  discard_partial();
   unlock();
+}
+
+/// The job description goes first, so that nobody continues from what is left when this is cut short.
+void OutputDirectory::discard_partial() {
+  if (is_own_directory(partial_)) fs_.remove_all(partial_ / kPrivateFolder / kJobDescription);
+  fs_.remove_all(partial_);
 }
 
 void OutputDirectory::commit() {
@@ -142,14 +181,14 @@ void OutputDirectory::commit() {
     replace_old();
   } else {
     fs_.rename(partial_, out_);
-    fs_.sync_directory(parent_);
+    end_commit();
   }
   unlock();
 }
 
 void OutputDirectory::replace_old() {
   if (fs_.exchange(partial_, out_)) {
-    fs_.sync_directory(parent_);
+    end_commit();
     fs_.remove_all(partial_);  // the old one, which now bears this name
     return;
   }
@@ -160,8 +199,14 @@ void OutputDirectory::replace_old() {
     fs_.rename(replaced_, out_);
     throw;
   }
-  fs_.sync_directory(parent_);
+  end_commit();
   fs_.remove_all(replaced_);
+}
+
+/// Only once the new name is durable may what a rerun would continue from go.
+void OutputDirectory::end_commit() {
+  fs_.sync_directory(parent_);
+  fs_.remove_all(out_ / kPrivateFolder);
 }
 
 /// Removes the lock file while the lock is still held, so that nobody's newer one is removed.

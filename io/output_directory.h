@@ -3,12 +3,23 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "io/file_system.h"
 
 namespace halfquad {
 
 enum class Overwrite { kNo, kYes };
+/// What becomes of the OUT.partial of a run that died.
+enum class Leftover { kDiscard, kKeep };
+
+/// Folder inside OUT.partial that holds what a rerun needs to continue (io/FORMAT.md); the finished output lacks it.
+inline constexpr std::string_view kPrivateFolder = ".halfquad";
+/// File in kPrivateFolder without which there is nothing to continue.
+inline constexpr std::string_view kJobDescription = "job.json";
+
+/// OUT.partial, where the files of `out` are made: for ranks that write there while another holds the OutputDirectory.
+[[nodiscard]] std::filesystem::path partial_path(const std::filesystem::path& out);
 
 /// A result directory that exists under its final name only when it is complete: files are made in `OUT.partial/`, and
 /// commit() syncs and renames. While it lives, a lock keeps a second process away from the same OUT.
@@ -16,29 +27,41 @@ class OutputDirectory {
  public:
   /// Refuses (kUsage) an existing OUT unless `overwrite`, an OUT equal to or inside `source` or around it, and
   /// an OUT that another process is writing. Even with `overwrite` only a directory that looks like a model's is
-  /// replaced. Discards what an earlier, dead run left in OUT.partial, and puts OUT back when that run died while
-  /// replacing it. An empty `source` stands for none.
+  /// replaced. Ends what an earlier run began that died while it committed, and puts OUT back when it died while
+  /// replacing it. An OUT.partial is kept when `leftover` says so and it holds a job description, otherwise discarded.
+  /// An empty `source` stands for none.
   OutputDirectory(FileSystem& fs, const std::filesystem::path& out, const std::filesystem::path& source,
-                  Overwrite overwrite);
+                  Overwrite overwrite, Leftover leftover = Leftover::kDiscard);
   ~OutputDirectory();  ///< Leaves OUT.partial in place; removes nothing.
   OutputDirectory(const OutputDirectory&) = delete;
   OutputDirectory& operator=(const OutputDirectory&) = delete;
 
   /// Where `name` is to be created.
   [[nodiscard]] std::filesystem::path path_of(const std::string& name) const;
+  /// Whether OUT.partial and the job description in it are an earlier run's.
+  [[nodiscard]] bool resumed() const noexcept { return resumed_; }
+  /// Creates kPrivateFolder in OUT.partial if it is missing, durably, and gives its path.
+  [[nodiscard]] std::filesystem::path make_private_folder();
   [[nodiscard]] const std::filesystem::path& final_path() const noexcept { return out_; }
   /// Removes OUT.partial: for a job that ended in an error which a rerun would not continue.
   void discard();
-  /// Syncs the directory and puts it under its final name. An OUT that was to be overwritten disappears in the same
-  /// step where the file system can exchange names, otherwise moments before.
+  /// Syncs the directory, puts it under its final name and removes kPrivateFolder from it. Whoever dies in between
+  /// leaves either what a rerun continues or the complete output, whose kPrivateFolder the next run removes. An OUT
+  /// that was to be overwritten disappears in the same step where the file system can exchange names, otherwise moments
+  /// before.
   /// @pre every file in it has been synced and closed.
   void commit();
 
  private:
   void refuse_overlap(const std::filesystem::path& source) const;
   void check_target(Overwrite overwrite) const;
+  [[nodiscard]] bool is_own_directory(const std::filesystem::path& path) const;
+  [[nodiscard]] bool is_resumable() const;
+  [[nodiscard]] bool died_after_commit() const;
   void recover();
+  void discard_partial();
   void replace_old();
+  void end_commit();
   void unlock();
 
   FileSystem& fs_;
@@ -49,6 +72,7 @@ class OutputDirectory {
   std::filesystem::path lock_path_;
   std::unique_ptr<FileLock> lock_;
   bool replace_ = false;
+  bool resumed_ = false;
 };
 
 }  // namespace halfquad

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -219,6 +220,171 @@ TEST_F(OutputDirectoryTest, AForeignDirectoryWithTheNameOfTheReplacedIsLeftAlone
 
   EXPECT_EQ(get_file(at("out.replaced") / "config.json"), "mine");
 }
+
+class ResumeTest : public OutputDirectoryTest {
+ protected:
+  /// A run that died having written "data" and its job description.
+  void leave_unfinished(const std::string& data) {
+    OutputDirectory output(*fs_, at("out"), source_, Overwrite::kYes);
+    put_file(output.make_private_folder() / kJobDescription, "job");
+    put_file(output.path_of("data"), data);
+  }
+  [[nodiscard]] std::unique_ptr<OutputDirectory> open(Leftover leftover, Overwrite overwrite = Overwrite::kNo) {
+    return std::make_unique<OutputDirectory>(*fs_, at("out"), source_, overwrite, leftover);
+  }
+};
+
+TEST_F(ResumeTest, UnfinishedWorkIsKeptWhenAskedFor) {
+  leave_unfinished("half");
+
+  const auto output = open(Leftover::kKeep);
+
+  EXPECT_TRUE(output->resumed());
+  EXPECT_EQ(get_file(output->path_of("data")), "half");
+  EXPECT_EQ(get_file(output->make_private_folder() / kJobDescription), "job");
+}
+
+TEST_F(ResumeTest, UnfinishedWorkIsDiscardedOtherwise) {
+  leave_unfinished("half");
+
+  const auto output = open(Leftover::kDiscard);
+
+  EXPECT_FALSE(output->resumed());
+  EXPECT_TRUE(fs_->list(at("out.partial")).empty());
+}
+
+TEST_F(ResumeTest, ANewOutputIsNotResumed) {
+  const auto output = open(Leftover::kKeep);
+
+  EXPECT_FALSE(output->resumed());
+  EXPECT_EQ(fs_->kind(at("out.partial")), FileKind::kDirectory);
+}
+
+TEST_F(ResumeTest, WorkWithoutAJobDescriptionIsNothingToContinue) {
+  leave_unfinished("half");
+  std::filesystem::remove(at("out.partial") / kPrivateFolder / kJobDescription);
+
+  const auto output = open(Leftover::kKeep);
+
+  EXPECT_FALSE(output->resumed());
+  EXPECT_TRUE(fs_->list(at("out.partial")).empty());
+}
+
+TEST_F(ResumeTest, ALinkToUnfinishedWorkElsewhereIsNotFollowed) {
+  leave_unfinished("half");
+  std::filesystem::rename(at("out.partial"), at("elsewhere"));
+  std::filesystem::create_symlink("elsewhere", at("out.partial"));
+
+  const auto output = open(Leftover::kKeep);
+
+  EXPECT_FALSE(output->resumed());
+  EXPECT_EQ(get_file(at("elsewhere") / "data"), "half");
+  EXPECT_EQ(get_file(at("elsewhere") / kPrivateFolder / kJobDescription), "job");
+}
+
+TEST_F(ResumeTest, TheFinishedOutputLacksThePrivateFolder) {
+  leave_unfinished("whole");
+
+  open(Leftover::kKeep)->commit();
+
+  EXPECT_EQ(fs_->list(at("out")), Names{"data"});
+  EXPECT_EQ(names(), (Names{"out", "source"}));
+}
+
+TEST_F(ResumeTest, WhatACommitLeftBehindIsRemovedEvenFromAnOutputThatIsRefused) {
+  make_model("out", "new");
+  std::filesystem::create_directory(at("out") / kPrivateFolder);
+  put_file(at("out") / kPrivateFolder / kJobDescription, "job");
+  make_model("out.partial", "old");  // as the exchange leaves it
+
+  expect_refusal(at("out"), "exists; choose another name");
+
+  EXPECT_EQ(fs_->list(at("out")), Names{"config.json"});
+  EXPECT_EQ(get_file(at("out") / "config.json"), "new");
+  EXPECT_EQ(names(), (Names{"out", "source"}));
+}
+
+TEST_F(ResumeTest, ALinkInTheWayKeepsItsPrivateFolder) {
+  make_model("real", "old");
+  std::filesystem::create_directory(at("real") / kPrivateFolder);
+  std::filesystem::create_symlink("real", at("out"));
+
+  expect_refusal(at("out"), "is a symbolic link; give the directory it stands for", Overwrite::kYes);
+
+  EXPECT_EQ(fs_->kind(at("real") / kPrivateFolder), FileKind::kDirectory);
+}
+
+TEST_F(ResumeTest, OtherRanksKnowWhereToWrite) {
+  const auto output = open(Leftover::kKeep);
+
+  EXPECT_EQ(partial_path(at("out")) / "data", output->path_of("data"));
+  EXPECT_EQ(partial_path(at("out") / ""), at("out.partial"));
+}
+
+TEST_F(ResumeTest, DiscardingRemovesTheJobDescriptionFirst) {
+  leave_unfinished("half");
+  const auto plan = std::make_shared<FaultPlan>();
+  FaultyFileSystem fs(*fs_, plan);
+
+  OutputDirectory(fs, at("out"), source_, Overwrite::kNo, Leftover::kKeep).discard();
+
+  const std::vector<std::string> log = plan->log();
+  const auto removal = [&](const std::filesystem::path& path) {
+    return std::find(log.begin(), log.end(), "remove_all " + path.string());
+  };
+  ASSERT_NE(removal(at("out.partial")), log.end());
+  EXPECT_LT(removal(at("out.partial") / kPrivateFolder / kJobDescription), removal(at("out.partial")));
+  EXPECT_EQ(names(), Names{"source"});
+}
+
+/// Dies at every call of a commit in turn; whatever the moment, either the rerun continues or OUT is the new output.
+void die_committing(FileSystem& posix, bool can_exchange, bool replaces) {
+  for (std::uint64_t k = 1;; ++k) {
+    const test::TempDir dir;
+    const std::filesystem::path out = dir.path() / "out";
+    if (replaces) {
+      std::filesystem::create_directory(out);
+      put_file(out / "config.json", "old");
+    }
+    const Overwrite overwrite = replaces ? Overwrite::kYes : Overwrite::kNo;
+    {
+      OutputDirectory output(posix, out, {}, overwrite);
+      put_file(output.make_private_folder() / kJobDescription, "job");
+      put_file(output.path_of("config.json"), "new");
+    }
+    const auto plan = std::make_shared<FaultPlan>(k, test::After::kDead);
+    FaultyFileSystem fs(posix, plan);
+    if (!can_exchange) fs.refuse_exchange();
+
+    try {
+      OutputDirectory(fs, out, {}, overwrite, Leftover::kKeep).commit();
+    } catch (const Error& error) {
+      ASSERT_NE(std::string(error.what()).find("injected"), std::string::npos) << error.what();
+    }
+    try {
+      OutputDirectory rerun(posix, out, {}, Overwrite::kNo, Leftover::kKeep);
+      ASSERT_TRUE(rerun.resumed()) << plan->failed_call();
+      rerun.commit();
+    } catch (const Error& error) {
+      ASSERT_NE(std::string(error.what()).find("exists"), std::string::npos) << error.what();
+    }
+    if (get_file(out / "config.json") == "old") {  // refused for that; with --overwrite it goes on
+      OutputDirectory rerun(posix, out, {}, overwrite, Leftover::kKeep);
+      ASSERT_TRUE(rerun.resumed()) << plan->failed_call();
+      rerun.commit();
+    }
+    ASSERT_EQ(get_file(out / "config.json"), "new") << plan->failed_call();
+    ASSERT_EQ(posix.list(out), Names{"config.json"}) << plan->failed_call();
+    if (!plan->fired()) break;
+    ASSERT_LT(k, 200U);
+  }
+}
+
+TEST_F(ResumeTest, DyingWhileCommittingLosesNoWork) { die_committing(*fs_, true, false); }
+
+TEST_F(ResumeTest, DyingWhileReplacingLosesNoWork) { die_committing(*fs_, true, true); }
+
+TEST_F(ResumeTest, DyingWhileReplacingWithoutExchangeLosesNoWork) { die_committing(*fs_, false, true); }
 
 /// Dies at every call in turn; whatever the moment, OUT is the old or the new model, and a rerun completes.
 void die_everywhere(FileSystem& posix, bool can_exchange) {
