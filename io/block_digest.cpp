@@ -40,11 +40,21 @@ void BlockDigest::add(std::uint64_t offset, std::span<const std::byte> data) {
     const std::uint64_t length = layout_.block_length(offset);
     HALFQUAD_REQUIRE(data.size() >= length, kInternal,
                      fmt::format("{} bytes at offset {} end inside a checksum block", data.size(), offset));
-    blocks_[index] = XXH3_64bits(data.data(), length);
-    seen_[index] = 1;
+    set(index, hash(data.first(length)));
     offset += length;
     data = data.subspan(length);
   }
+}
+
+void BlockDigest::set(std::uint64_t block, std::uint64_t value) {
+  HALFQUAD_REQUIRE(block < blocks_.size(), kInternal,
+                   fmt::format("there is no checksum block {} among {}", block, blocks_.size()));
+  blocks_[block] = value;
+  seen_[block] = 1;
+}
+
+std::uint64_t BlockDigest::hash(std::span<const std::byte> block) noexcept {
+  return XXH3_64bits(block.data(), block.size());
 }
 
 std::string BlockDigest::hex() const {

@@ -32,6 +32,11 @@ class BlockDigest {
   /// `data` begins at `offset` inside the tensor and covers whole blocks. Safe from several threads for disjoint
   /// ranges.
   void add(std::uint64_t offset, std::span<const std::byte> data);
+  /// Puts in what hash() gave for block number `block` (BlockLayout::block_at), somewhere else or in an earlier run.
+  /// Safe from several threads for different blocks. Throws kInternal when there is no such block.
+  void set(std::uint64_t block, std::uint64_t value);
+  /// Checksum of one block's bytes.
+  [[nodiscard]] static std::uint64_t hash(std::span<const std::byte> block) noexcept;
   /// The tensor's checksum, 16 hexadecimal digits. Throws kInternal while a block is missing.
   [[nodiscard]] std::string hex() const;
   [[nodiscard]] const BlockLayout& layout() const noexcept { return layout_; }

@@ -68,6 +68,25 @@ TEST(BlockDigest, IsTheSameForAnyOrderOfTiles) {
   EXPECT_EQ(forward.size(), 16U);
 }
 
+TEST(BlockDigest, TakesBlocksThatWereHashedElsewhere) {
+  const BlockLayout layout{.total_bytes = 250, .run_bytes = 100, .block_bytes = 30};
+  const std::vector<std::byte> bytes = some_bytes(250);
+  BlockDigest whole(layout);
+  whole.add(0, bytes);
+  BlockDigest pieced(layout);
+
+  pieced.add(0, std::span(bytes).first(90));
+  for (const std::uint64_t at : block_offsets(layout)) {
+    if (at < 90) continue;
+    pieced.set(layout.block_at(at), BlockDigest::hash(std::span(bytes).subspan(at, layout.block_length(at))));
+  }
+
+  EXPECT_EQ(pieced.hex(), whole.hex());
+  pieced.set(3, 0);
+  EXPECT_NE(pieced.hex(), whole.hex());
+  expect_error(ErrorCode::kInternal, {"no checksum block 10 among 10"}, [&] { pieced.set(10, 0); });
+}
+
 TEST(BlockDigest, ChangesWithAnyByteAndWithSwappedBlocks) {
   const BlockLayout layout{.total_bytes = 200, .run_bytes = 200, .block_bytes = 100};
   std::vector<std::byte> bytes = some_bytes(200);
