@@ -47,16 +47,23 @@ class WorkQueue {
     std::vector<ItemRange> pieces;
     std::size_t first = 0;  // of pieces, with work left
     double cost = 0;
+    [[nodiscard]] bool empty() const noexcept { return first == pieces.size(); }
   };
-  ItemRange take_front(Run& run, double most);
-  ItemRange take_back(Run& run, double most);
+  [[nodiscard]] double cost_of(ItemRange range) const { return cost_before_[range.end] - cost_before_[range.begin]; }
+  [[nodiscard]] ItemRange tensor_of(std::size_t item) const;
+  [[nodiscard]] double piece_cost() const;
+  ItemRange take_front(Run& run, double most) const;
+  ItemRange take_back(Run& run, double most) const;
+  void cut_shares(std::span<const std::uint8_t> done, int ranks);
 
   Schedule schedule_;
-  Costs costs_;
+  Costs cost_before_;                 // [i]: of all items before i that are not done
+  std::vector<std::size_t> borders_;  // the first item of every tensor, and one past the last item
   std::vector<std::vector<ItemRange>> shares_;
   std::vector<Run> runs_;
   std::size_t left_ = 0;
   double cost_left_ = 0;
+  double largest_piece_ = 0;
 };
 
 }  // namespace halfquad
