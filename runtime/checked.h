@@ -2,6 +2,7 @@
 
 #include <concepts>
 #include <optional>
+#include <utility>
 
 namespace halfquad {
 
@@ -19,6 +20,13 @@ template <std::integral T>
   T out{};
   if (__builtin_add_overflow(a, b, &out)) return std::nullopt;
   return out;
+}
+
+/// `value` as a To, or nothing when To cannot hold it.
+template <std::integral To, std::integral From>
+[[nodiscard]] constexpr std::optional<To> checked_cast(From value) noexcept {
+  if (!std::in_range<To>(value)) return std::nullopt;
+  return static_cast<To>(value);
 }
 
 /// ceil(a / b) for a >= 0, b > 0.

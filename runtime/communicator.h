@@ -30,14 +30,16 @@ class Communicator {
   /// "Open MPI v4.1.4", "threads", "one process".
   [[nodiscard]] virtual std::string name() const = 0;
 
-  /// Returns at once; the message leaves in this and later calls. Any length.
+  /// Returns at once; the message leaves in this and later calls. Any length. Nothing holds a sender back: what a slow
+  /// receiver has not taken stays in memory, so callers bound what they have under way (credits, acknowledgements).
   virtual void send(Message message) = 0;
   /// The next message that has arrived, from any rank, or nothing. Never blocks.
   [[nodiscard]] virtual std::optional<Message> receive() = 0;
   /// Messages not yet handed over to the transport. Drive with receive().
   [[nodiscard]] virtual std::size_t unsent() const noexcept = 0;
 
-  /// Ends the job on all ranks at once, without a word to anybody.
+  /// Ends the job on all ranks at once, without a word to anybody: MPI_Abort; the whole process (no destructors, no
+  /// atexit) where the ranks are threads of it or there is only one.
   [[noreturn]] virtual void abort(int exit_code) noexcept = 0;
 };
 
@@ -47,8 +49,13 @@ class Communicator {
 /// `size` communicators for as many threads of one process: for tests.
 [[nodiscard]] std::vector<std::unique_ptr<Communicator>> make_thread_communicators(int size);
 
-/// Joins the job this process was started in by mpirun or srun (MPI_Init_thread; MPI_Finalize in the destructor, which
-/// every rank must reach or abort()). Throws kUsage when this program was built without MPI.
-[[nodiscard]] std::unique_ptr<Communicator> make_mpi_communicator();
+/// Parts that long messages travel in: far below what MPI's int counts hold, and as fast as one piece.
+inline constexpr std::size_t kMpiPartBytes = std::size_t{64} << 20;
+
+/// Joins the job this process was started in by mpirun or srun; once per process (MPI_Init_thread). The destructor
+/// waits, almost idle, until every rank is in its own and all messages have left, drops the unread ones and calls
+/// MPI_Finalize: a rank that fails has to abort() instead. Ranks may differ in `part_bytes`, which is for tests.
+/// Throws kUsage when this program was built without MPI.
+[[nodiscard]] std::unique_ptr<Communicator> make_mpi_communicator(std::size_t part_bytes = kMpiPartBytes);
 
 }  // namespace halfquad

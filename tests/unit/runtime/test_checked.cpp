@@ -24,6 +24,13 @@ TEST(Checked, AddGivesTheSumOrNothing) {
   EXPECT_EQ(checked_add<std::int64_t>(kMin64, -1), std::nullopt);
 }
 
+TEST(Checked, CastGivesTheValueOrNothing) {
+  EXPECT_EQ(checked_cast<std::int32_t>(std::uint64_t{2147483647}), 2147483647);
+  EXPECT_EQ(checked_cast<std::int32_t>(std::uint64_t{2147483648}), std::nullopt);
+  EXPECT_EQ(checked_cast<std::int32_t>((std::uint64_t{1} << 32U) + 24), std::nullopt);
+  EXPECT_EQ(checked_cast<std::uint64_t>(-1), std::nullopt);
+}
+
 TEST(Checked, CeilDivRoundsUpWithoutOverflow) {
   EXPECT_EQ(ceil_div(0, 4), 0);
   EXPECT_EQ(ceil_div(8, 4), 2);
