@@ -54,6 +54,14 @@ class JournalTest : public ::testing::Test {
     return read();
   }
 
+  /// How often reading the journal asks the system for bytes.
+  std::size_t count_reads() {
+    const auto plan = std::make_shared<FaultPlan>();
+    FaultyFileSystem fs(*fs_, plan);
+    read_journal(fs, path_, [](std::span<const std::byte>) {});
+    return plan->calls() - 1;  // without the opening
+  }
+
   test::TempDir dir_;
   std::filesystem::path path_ = dir_.path() / "journal-0001-0000";
   std::unique_ptr<FileSystem> fs_ = make_posix_file_system();
@@ -103,6 +111,7 @@ TEST_F(JournalTest, ATornTailEndsItAfterTheLastWholeRecord) {
     const std::size_t whole = cut >= second_end ? 2U : cut >= kFrameBytes + 3 ? 1U : 0U;
     ASSERT_EQ(records.size(), whole) << cut;
     ASSERT_EQ(left, cut - whole * (kFrameBytes + 3)) << cut;
+    ASSERT_LE(count_reads(), 1U) << "asks for bytes behind the end " << cut;
   }
 }
 
@@ -141,13 +150,22 @@ TEST_F(JournalTest, AnIntactFrameInAnotherPlaceIsNotAccepted) {
   EXPECT_EQ(read(bytes.substr(frame)), Result({}, frame));
 }
 
+TEST_F(JournalTest, AFrameOfNoBytesIsNoRecord) {
+  const std::string empty_frame("HJL1\0\0\0\0\xC2\x94\xD3\x38\x05\x80\x06\x2D", kFrameBytes);  // its digest is right
+
+  EXPECT_EQ(read(empty_frame), Result({}, kFrameBytes));
+}
+
 TEST_F(JournalTest, AnAbsurdLengthIsNotAllocated) {
   std::string bytes = write({"one"});
 
   bytes.replace(4, 4, "\xFF\xFF\xFF\xFF");
   EXPECT_EQ(read(bytes), Result({}, bytes.size()));
-  std::filesystem::resize_file(path_, std::uint64_t{5} << 30);  // sparse: long enough for that length
-  EXPECT_EQ(read(), Result({}, std::uint64_t{5} << 30));
+  bytes.replace(4, 4, std::string("\1\0\0\4", 4));  // one more than there may be
+  put_file(path_, bytes);
+  std::filesystem::resize_file(path_, 2 * JournalWriter::kMostRecordBytes);  // sparse: long enough for that length
+  EXPECT_EQ(read(), Result({}, 2 * JournalWriter::kMostRecordBytes));
+  EXPECT_EQ(count_reads(), 1U);
 }
 
 TEST_F(JournalTest, AnExistingFileIsNotWrittenOver) {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstddef>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -312,6 +313,20 @@ TEST_F(ResumeTest, ALinkInTheWayKeepsItsPrivateFolder) {
   expect_refusal(at("out"), "is a symbolic link; give the directory it stands for", Overwrite::kYes);
 
   EXPECT_EQ(fs_->kind(at("real") / kPrivateFolder), FileKind::kDirectory);
+}
+
+TEST_F(ResumeTest, ThePrivateFolderIsDurable) {
+  const auto plan = std::make_shared<FaultPlan>();
+  FaultyFileSystem fs(*fs_, plan);
+  OutputDirectory output(fs, at("out"), source_, Overwrite::kNo, Leftover::kKeep);
+  const std::size_t before = plan->log().size();
+
+  const std::filesystem::path folder = output.make_private_folder();
+
+  const std::vector<std::string> log = plan->log();
+  EXPECT_EQ(Names(log.begin() + static_cast<std::ptrdiff_t>(before), log.end()),
+            (Names{"create_directory " + folder.string(), "sync_directory " + at("out.partial").string(),
+                   "sync_directory " + dir_.path().string()}));
 }
 
 TEST_F(ResumeTest, OtherRanksKnowWhereToWrite) {
