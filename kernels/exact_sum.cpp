@@ -37,6 +37,13 @@ double to_double(const std::array<std::uint64_t, 9>& digits) noexcept {
 
 }  // namespace
 
+ExactSum ExactSum::from_digits(const std::array<std::uint64_t, 9>& digits) noexcept {
+  ExactSum sum;
+  sum.digits_ = digits;
+  sum.pending_ = 1;
+  return sum;
+}
+
 void ExactSum::add(float value) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t exponent = bits >> 23U;

@@ -22,6 +22,8 @@ class ExactSum {
 
   /// The digits, carried so that each is below 2^32 except the last: for journals and reductions between ranks.
   [[nodiscard]] std::array<std::uint64_t, 9> digits() const noexcept;
+  /// The sum that has these digits().
+  [[nodiscard]] static ExactSum from_digits(const std::array<std::uint64_t, 9>& digits) noexcept;
   friend bool operator==(const ExactSum& a, const ExactSum& b) noexcept { return a.digits() == b.digits(); }
 
  private:

@@ -25,22 +25,8 @@ Pipeline::Pipeline(FileSystem& fs, const Inputs& inputs)
       files_(fs, inputs.checkpoint, inputs.options.read_mode),
       pool_(inputs.options.memory_bytes),
       shape_(shape_for(inputs)),
-      tensors_(inputs.layout.quantized().size()),
-      open_items_(inputs.layout.contents().size(), 0) {
-  for (const OutputTensor& content : in_.layout.contents()) digests_.emplace_back(content.blocks);
-  const auto quantized = in_.layout.quantized();
-  for (std::size_t i = 0; i < in_.plan.items.size(); ++i) {
-    const WorkItem& item = in_.plan.items[i];
-    ++open_items_[entry_of(item)];
-    if (item.kind == WorkItem::Kind::kCopy) continue;
-    ++tensors_[item.tensor].first_passes_open;
-    tensors_[item.tensor].last_item = i;
-  }
-  for (std::size_t i = 0; i < quantized.size(); ++i) {
-    const QuantSpec& spec = quantized[i].spec;
-    if (TensorState::waits(spec)) ++undecided_;
-    if (spec.optimizes()) tensors_[i].step_abs.resize(static_cast<std::size_t>(spec.iters));
-  }
+      tensors_(inputs.layout.quantized().size()) {
+  for (std::size_t i = 0; i < in_.settled.size(); ++i) tensors_[i].decision = in_.settled[i];
 }
 
 Pipeline::Shape Pipeline::shape_for(const Inputs& inputs) {
@@ -56,14 +42,12 @@ Pipeline::Shape Pipeline::shape_for(const Inputs& inputs) {
   return shape;
 }
 
-RunResult Pipeline::run() {
-  write_constants();
+PipelineStats Pipeline::run() {
+  in_.share.start([this](std::size_t tensor, const TensorDecision& decision) { decided(tensor, decision); });
   start_threads();
   if (error_) std::rethrow_exception(error_);
-  for (TensorState& state : tensors_) result_.tensors.push_back(std::move(state.result));
-  for (const BlockDigest& digest : digests_) result_.checksums.push_back(digest.hex());
-  result_.peak_buffer_bytes = pool_.peak_bytes();
-  return std::move(result_);
+  stats_.peak_buffer_bytes = pool_.peak_bytes();
+  return stats_;
 }
 
 void Pipeline::start_threads() {
@@ -113,10 +97,6 @@ double Pipeline::seconds_since(Time start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-std::size_t Pipeline::entry_of(const WorkItem& item) const {
-  return item.kind == WorkItem::Kind::kCopy ? item.tensor : in_.layout.quantized()[item.tensor].codes;
-}
-
 const SourceTensor& Pipeline::source_of(const WorkItem& item) const {
   const std::size_t source = item.kind == WorkItem::Kind::kCopy ? in_.layout.contents()[item.tensor].source
                                                                 : in_.layout.quantized()[item.tensor].source;
@@ -146,19 +126,50 @@ void Pipeline::read_loop() {
 std::optional<Pipeline::NextRead> Pipeline::next_read() {
   check_stop();
   std::unique_lock lock(mutex_);
-  // Readers stay until every tensor is decided: until then a tile may have to be read again.
-  changed_.wait(lock,
-                [&] { return failed_ || !again_.empty() || next_item_ < in_.plan.items.size() || undecided_ == 0; });
-  if (failed_) return {};
-  if (!again_.empty()) {
-    const std::size_t item = again_.front();
-    again_.pop_front();
-    return NextRead{item, Unit::Phase::kAgain};
+  while (true) {
+    // Readers stay until every tensor is decided: until then a tile may have to be read again.
+    changed_.wait(lock, [&] {
+      return failed_ || !again_.empty() || range_.size() > 0 || (no_more_ ? undecided_ == 0 : !fetching_);
+    });
+    if (failed_) return {};
+    if (!again_.empty()) {
+      const std::size_t item = again_.front();
+      again_.pop_front();
+      return NextRead{item, Unit::Phase::kAgain};
+    }
+    if (range_.size() > 0) break;
+    if (no_more_) return {};
+    fetch_range(lock);
   }
-  if (next_item_ == in_.plan.items.size()) return {};
-  const std::size_t item = next_item_++;
-  const bool copy = in_.plan.items[item].kind == WorkItem::Kind::kCopy;
-  return NextRead{item, copy ? Unit::Phase::kCopy : Unit::Phase::kFirst};
+  const std::size_t index = range_.begin++;
+  const WorkItem& item = in_.plan.items[index];
+  if (item.kind == WorkItem::Kind::kCopy) return NextRead{index, Unit::Phase::kCopy};
+  const QuantSpec& spec = in_.layout.quantized()[item.tensor].spec;
+  const bool known = TensorState::waits(spec) && tensors_[item.tensor].decision.has_value();
+  return NextRead{index, known ? Unit::Phase::kAgain : Unit::Phase::kFirst};
+}
+
+// Asks for the next items, without the lock.
+void Pipeline::fetch_range(std::unique_lock<std::mutex>& lock) {
+  fetching_ = true;
+  lock.unlock();
+  const std::optional<ItemRange> range = in_.share.next();
+  lock.lock();
+  fetching_ = false;
+  no_more_ = !range.has_value();
+  range_ = range.value_or(ItemRange{});
+  for (std::size_t i = range_.begin; i < range_.end; ++i) {
+    const WorkItem& item = in_.plan.items[i];
+    if (item.kind == WorkItem::Kind::kCopy) continue;
+    const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
+    TensorState& state = tensors_[item.tensor];
+    if (!TensorState::waits(tensor.spec) || state.decision) continue;
+    ++state.first_passes_open;
+    if (++state.tiles_taken == tensor.tiles.tile_count()) state.last_item = i;
+    if (!state.undecided) ++undecided_;
+    state.undecided = true;
+  }
+  changed_.notify_all();
 }
 
 Unit Pipeline::read(const NextRead& next) {
@@ -167,6 +178,7 @@ Unit Pipeline::read(const NextRead& next) {
   Unit unit;
   unit.phase = next.phase;
   unit.item = next.item;
+  unit.record.item = next.item;
   if (item.kind == WorkItem::Kind::kCopy) {
     const ByteRange block{static_cast<std::uint64_t>(item.index) * kCopyBlockBytes, item.source_bytes};
     unit.buffer = ItemBuffer(acquire(ItemBuffer::copy_bytes(block.bytes), next.item), block);

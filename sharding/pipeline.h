@@ -9,19 +9,20 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "io/block_digest.h"
 #include "runtime/buffer_pool.h"
 #include "sharding/runner.h"
 #include "sharding/stored_tile.h"
 #include "sharding/tensor_state.h"
+#include "sharding/work_share.h"
 
 namespace halfquad {
 
 /// One rank's pipeline: reader threads fill buffers, solving workers turn them into output bytes, writer threads put
-/// those at their final offsets. See run_plan() for the contract.
+/// those at their final offsets. See run_share() for the contract.
 class Pipeline {
  public:
   struct Inputs {
@@ -30,12 +31,14 @@ class Pipeline {
     const Plan& plan;
     SafetensorsWriter& writer;
     const RunOptions& options;
+    std::span<const std::optional<TensorDecision>> settled;
+    WorkShare& share;
     ProgressCounters& progress;
     const StopFlag& stop;
   };
 
   Pipeline(FileSystem& fs, const Inputs& inputs);
-  [[nodiscard]] RunResult run();
+  [[nodiscard]] PipelineStats run();
 
  private:
   // Threads and queue lengths that fit the budget.
@@ -63,6 +66,7 @@ class Pipeline {
     Unit::Phase phase = Unit::Phase::kFirst;
   };
   [[nodiscard]] std::optional<NextRead> next_read();
+  void fetch_range(std::unique_lock<std::mutex>& lock);
   [[nodiscard]] Unit read(const NextRead& next);
   [[nodiscard]] Buffer acquire(std::uint64_t bytes, std::size_t item);
   [[nodiscard]] std::uint64_t give_up_one_locked(std::size_t item);
@@ -73,27 +77,26 @@ class Pipeline {
   void finish(TileSolver& solver, Unit unit);
   std::uint64_t solve_strips(TileSolver& solver, Unit& unit, const TileSolver::Job& job, int redo_after,
                              std::vector<ExactSum>& sums);
-  void clear_nonfinite(const Unit& unit, const QuantizedTensor& tensor);
+  void clear_nonfinite(Unit& unit, const QuantizedTensor& tensor);
   [[nodiscard]] std::string range_error(const SourceTensor& source) const;
-  void first_pass_done(Unit unit, const std::vector<ExactSum>& sums, const WeightRange& range, Time start);
+  void first_pass_done(Unit unit, FirstPasses passes, Time start);
   void give_up_locked(Unit unit);
-  void decide_locked(std::size_t tensor);
+  void decided(std::size_t tensor, const TensorDecision& decision);
   void settle_given_up_locked(std::size_t tensor);
-  void tile_done(Unit unit, Time start, std::uint64_t redone);
-  void count_solving(TensorState& state, Time start);
+  void tile_solved(Unit unit, Time start, std::uint64_t redone);
+  void count_solving_locked(Unit& unit, Time start);
 
   // Writing.
   void push_write(Unit unit);
   [[nodiscard]] std::optional<Unit> next_write();
-  void write(const Unit& unit);
-  void write_tile(const Unit& unit);
-  void item_done_locked(const WorkItem& item);
-  void write_grid(std::size_t tensor);
-  void write_constants();
-  void put(std::size_t entry, std::uint64_t offset, std::span<const std::byte> data);
+  void write(Unit& unit);
+  void write_tile(Unit& unit);
+  void write_grid(Unit& unit, const QuantizedTensor& tensor);
+  void written_ahead(Unit unit);
+  void item_done(ItemRecord record);
+  void put(ItemRecord& record, std::size_t entry, std::uint64_t offset, std::span<const std::byte> data);
 
   [[nodiscard]] const WorkItem& item_of(const Unit& unit) const { return in_.plan.items[unit.item]; }
-  [[nodiscard]] std::size_t entry_of(const WorkItem& item) const;
   [[nodiscard]] const SourceTensor& source_of(const WorkItem& item) const;
   [[nodiscard]] std::uint64_t weights_of(const WorkItem& item) const;
 
@@ -101,14 +104,14 @@ class Pipeline {
   OpenCheckpoint files_;
   BufferPool pool_;  // outlives every Unit below
   Shape shape_;
-  std::vector<BlockDigest> digests_;  // one per output tensor
 
   std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
   std::vector<TensorState> tensors_;
-  std::vector<std::int64_t> open_items_;  // by output tensor: items not yet written
-  std::size_t next_item_ = 0;
-  std::size_t undecided_ = 0;           // tensors whose tiles wait for a decision
+  ItemRange range_;                     // items to be read next
+  bool fetching_ = false;               // a reader is asking for more
+  bool no_more_ = false;                // items, beside those to be read again
+  std::size_t undecided_ = 0;           // tensors that are TensorState::undecided
   std::deque<std::size_t> again_;       // items to be read again, before anything new
   std::deque<Unit> ready_;              // read, to be solved
   std::deque<Unit> writing_;            // to be written
@@ -116,7 +119,7 @@ class Pipeline {
   int readers_running_ = 0, workers_running_ = 0;
   bool failed_ = false;
   std::exception_ptr error_;
-  RunResult result_;
+  PipelineStats stats_;
 };
 
 }  // namespace halfquad

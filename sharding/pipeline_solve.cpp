@@ -37,7 +37,7 @@ std::optional<Unit> Pipeline::next_solve() {
   const auto start = std::chrono::steady_clock::now();
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return failed_ || !ready_.empty() || readers_running_ == 0; });
-  result_.read_wait_seconds += seconds_since(start);
+  stats_.read_wait_seconds += seconds_since(start);
   if (failed_ || ready_.empty()) return {};
   Unit unit = std::move(ready_.front());
   ready_.pop_front();
@@ -50,25 +50,27 @@ void Pipeline::solve_first(TileSolver& solver, Unit unit) {
   const WorkItem& item = item_of(unit);
   const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
   unit.strips.resize(static_cast<std::size_t>(TileSolver::strip_count(tensor, item.index)));
-  std::vector<ExactSum> sums;
-  WeightRange range;
+  FirstPasses passes;
+  passes.tensor = item.tensor;
+  passes.tiles = 1;
   if (!tensor.spec.channel_wise) {
-    range = solver.range(tensor, item.index, unit.buffer.source());
-    if (range.nonfinite) {
+    passes.range = solver.range(tensor, item.index, unit.buffer.source());
+    if (passes.range.nonfinite) {
       clear_nonfinite(unit, tensor);
-      range = solver.range(tensor, item.index, unit.buffer.source());
+      passes.range = solver.range(tensor, item.index, unit.buffer.source());
     }
   } else {
     const bool record = tensor.spec.optimizes();
-    if (record) sums.resize(static_cast<std::size_t>(tensor.spec.iters));
+    if (record) passes.step_abs.resize(static_cast<std::size_t>(tensor.spec.iters));
     TileSolver::Job job{&tensor, item.index, in_.layout.stored(), tensor.spec.iters};
     job.record = record ? RecordErrors::kYes : RecordErrors::kNo;
-    solve_strips(solver, unit, job, kAllStrips, sums);
+    solve_strips(solver, unit, job, kAllStrips, passes.step_abs);
   }
+  in_.progress.weights_done += weights_of(item);
   if (TensorState::waits(tensor.spec)) {
-    first_pass_done(std::move(unit), sums, range, start);
+    first_pass_done(std::move(unit), std::move(passes), start);
   } else {
-    tile_done(std::move(unit), start, 0);
+    tile_solved(std::move(unit), start, 0);
   }
 }
 
@@ -77,14 +79,17 @@ void Pipeline::finish(TileSolver& solver, Unit unit) {
   const auto start = std::chrono::steady_clock::now();
   const WorkItem& item = item_of(unit);
   const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
-  const TensorState& state = tensors_[item.tensor];  // what is read here does not change once it is decided
+  const TensorDecision& decision = *tensors_[item.tensor].decision;  // does not change any more
+  unit.record.decision = decision;
   unit.strips.resize(static_cast<std::size_t>(TileSolver::strip_count(tensor, item.index)));
-  TileSolver::Job job{&tensor, item.index, in_.layout.stored(), state.result.steps};
-  if (!tensor.spec.channel_wise) job.grid = &state.grid;
+  TileSolver::Job job{&tensor, item.index, in_.layout.stored(), decision.steps};
+  if (!tensor.spec.channel_wise) job.grid = &decision.grid;
   const bool solved = unit.phase == Unit::Phase::kFinish && tensor.spec.channel_wise;
   std::vector<ExactSum> no_sums;
-  const std::uint64_t redone = solve_strips(solver, unit, job, solved ? state.result.steps : kAllStrips, no_sums);
-  tile_done(std::move(unit), start, solved ? redone : 0);
+  const std::uint64_t redone = solve_strips(solver, unit, job, solved ? decision.steps : kAllStrips, no_sums);
+  const bool left_over = item.tensor < in_.settled.size() && in_.settled[item.tensor];
+  if (left_over) in_.progress.weights_done += weights_of(item);
+  tile_solved(std::move(unit), start, solved ? redone : 0);
 }
 
 // Solves the strips whose zeros were still moving after step `redo_after` (kAllStrips: every strip); returns how many.
@@ -109,7 +114,7 @@ std::uint64_t Pipeline::solve_strips(TileSolver& solver, Unit& unit, const TileS
 
 // Applies the policy to the NaN and infinities of a tile; throws when it is to be an error, or when there are none and
 // it is the range of a group that fp32 cannot hold.
-void Pipeline::clear_nonfinite(const Unit& unit, const QuantizedTensor& tensor) {
+void Pipeline::clear_nonfinite(Unit& unit, const QuantizedTensor& tensor) {
   const SourceTensor& source = source_of(item_of(unit));
   const TileSource& data = unit.buffer.source();
   const std::int64_t size = bytes_of(source.dtype);
@@ -135,9 +140,7 @@ void Pipeline::clear_nonfinite(const Unit& unit, const QuantizedTensor& tensor) 
     zeroed += zero_nonfinite(start, source.dtype, count);
   }
   HALFQUAD_REQUIRE(zeroed > 0, kBadInput, range_error(source));
-  if (unit.phase != Unit::Phase::kFirst) return;  // counted when it was read first
-  const std::lock_guard lock(mutex_);
-  tensors_[item_of(unit).tensor].result.zeroed += zeroed;
+  unit.record.zeroed += zeroed;
 }
 
 std::string Pipeline::range_error(const SourceTensor& source) const {
@@ -146,96 +149,84 @@ std::string Pipeline::range_error(const SourceTensor& source) const {
       quoted(source.name), quoted(in_.checkpoint.files()[static_cast<std::size_t>(source.file)].name), source.offset);
 }
 
-void Pipeline::first_pass_done(Unit unit, const std::vector<ExactSum>& sums, const WeightRange& range,
-                               std::chrono::steady_clock::time_point start) {
-  const WorkItem& item = item_of(unit);
-  const std::size_t tensor = item.tensor;
-  in_.progress.weights_done += weights_of(item);
-  bool decided = false;
+void Pipeline::first_pass_done(Unit unit, FirstPasses passes, std::chrono::steady_clock::time_point start) {
+  const std::size_t tensor = item_of(unit).tensor;
+  FirstPasses told;
   {
     const std::lock_guard lock(mutex_);
     TensorState& state = tensors_[tensor];
-    count_solving(state, start);
-    for (std::size_t t = 0; t < sums.size(); ++t) state.step_abs[t].add(sums[t]);
-    state.range.add(range);
+    count_solving_locked(unit, start);
+    state.passes.tensor = tensor;
+    state.passes.add(passes);
     unit.phase = Unit::Phase::kFinish;
     if (!waiting_.empty() && *waiting_.begin() <= state.last_item) {
       give_up_locked(std::move(unit));
     } else {
       state.held.push_back(std::move(unit));
     }
-    decided = --state.first_passes_open == 0;
-    if (decided) decide_locked(tensor);
+    if (--state.first_passes_open == 0) told = std::exchange(state.passes, {});
   }
   changed_.notify_all();
-  if (decided && !in_.layout.quantized()[tensor].spec.channel_wise) write_grid(tensor);
+  if (told.tiles > 0) in_.share.add_first_passes(told);
 }
 
 // Lets the memory of a tile go whose tensor is not decided.
 void Pipeline::give_up_locked(Unit unit) {
   const std::size_t tensor = item_of(unit).tensor;
   TensorState& state = tensors_[tensor];
-  TensorState::GivenUp tile;
-  tile.item = unit.item;
   if (in_.layout.quantized()[tensor].spec.channel_wise) {
-    for (const StripResult& strip : unit.strips) {
-      tile.settled = std::max(tile.settled, strip.settled);
-      tile.error.add(strip.error);
-    }
     unit.phase = Unit::Phase::kAhead;
     ++state.writes_ahead;
     writing_.push_back(std::move(unit));
-  } else {
-    tile.settled = std::numeric_limits<int>::max();  // nothing of it is solved yet
-    unit.buffer.release();
+    return;
   }
-  state.given_up.push_back(tile);
+  unit.buffer.release();
+  constexpr int kNever = std::numeric_limits<int>::max();  // nothing of it is solved yet
+  state.given_up.push_back({unit.item, kNever, {}});
 }
 
-void Pipeline::decide_locked(std::size_t tensor) {
-  TensorState& state = tensors_[tensor];
-  state.decide(in_.layout.quantized()[tensor]);
-  for (Unit& unit : state.held) ready_.push_front(std::move(unit));
-  state.held.clear();
-  state.step_abs.clear();
-  settle_given_up_locked(tensor);
+void Pipeline::decided(std::size_t tensor, const TensorDecision& decision) {
+  {
+    const std::lock_guard lock(mutex_);
+    TensorState& state = tensors_[tensor];
+    state.decision = decision;
+    for (Unit& unit : state.held) ready_.push_front(std::move(unit));
+    state.held.clear();
+    settle_given_up_locked(tensor);
+  }
+  changed_.notify_all();
 }
 
 // Once a tensor is decided and no write ahead could overtake a later one: which of its given-up tiles are right as they
 // stand?
 void Pipeline::settle_given_up_locked(std::size_t tensor) {
   TensorState& state = tensors_[tensor];
-  if (!state.decided || state.writes_ahead > 0) return;
-  for (const TensorState::GivenUp& tile : state.given_up) {
-    if (tile.settled <= state.result.steps) {
-      state.result.error.add(tile.error);
-      item_done_locked(in_.plan.items[tile.item]);
+  if (!state.decision || state.writes_ahead > 0) return;
+  for (TensorState::GivenUp& tile : state.given_up) {
+    if (tile.settled <= state.decision->steps) {
+      tile.record.decision = *state.decision;
+      item_done(std::move(tile.record));
     } else {
       again_.push_back(tile.item);
-      ++result_.tiles_reread;
+      ++stats_.tiles_reread;
     }
   }
   state.given_up.clear();
+  state.undecided = false;
   --undecided_;
 }
 
-void Pipeline::count_solving(TensorState& state, std::chrono::steady_clock::time_point start) {
+void Pipeline::count_solving_locked(Unit& unit, std::chrono::steady_clock::time_point start) {
   const double seconds = seconds_since(start);
-  state.result.seconds += seconds;
-  result_.solve_seconds += seconds;
+  unit.record.seconds += seconds;
+  stats_.solve_seconds += seconds;
 }
 
-void Pipeline::tile_done(Unit unit, std::chrono::steady_clock::time_point start, std::uint64_t redone) {
-  const WorkItem& item = item_of(unit);
-  ErrorSums error;
-  for (const StripResult& strip : unit.strips) error.add(strip.error);
-  if (unit.phase == Unit::Phase::kFirst) in_.progress.weights_done += weights_of(item);
+void Pipeline::tile_solved(Unit unit, std::chrono::steady_clock::time_point start, std::uint64_t redone) {
   {
     const std::lock_guard lock(mutex_);
-    TensorState& state = tensors_[item.tensor];
-    count_solving(state, start);
-    state.result.error.add(error);
-    result_.strips_redone += redone;
+    count_solving_locked(unit, start);
+    stats_.strips_redone += redone;
   }
   push_write(std::move(unit));
 }

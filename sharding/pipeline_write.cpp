@@ -1,8 +1,10 @@
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
 #include <utility>
 
+#include "io/block_digest.h"
 #include "kernels/decode.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
@@ -24,17 +26,30 @@ void Pipeline::write_loop() {
     const auto start = std::chrono::steady_clock::now();
     write(*unit);
     unit->buffer.release();
-    const double seconds = seconds_since(start);
-    const std::lock_guard lock(mutex_);
-    result_.write_seconds += seconds;
-    const WorkItem& item = item_of(*unit);
-    if (unit->phase != Unit::Phase::kAhead) {
-      item_done_locked(item);
-    } else if (--tensors_[item.tensor].writes_ahead == 0) {
-      settle_given_up_locked(item.tensor);
-      changed_.notify_all();
+    {
+      const std::lock_guard lock(mutex_);
+      stats_.write_seconds += seconds_since(start);
+    }
+    if (unit->phase == Unit::Phase::kAhead) {
+      written_ahead(std::move(*unit));
+    } else {
+      item_done(std::move(unit->record));
     }
   }
+}
+
+// A tile whose tensor is not decided, or was decided while it was being written.
+void Pipeline::written_ahead(Unit unit) {
+  {
+    const std::lock_guard lock(mutex_);
+    const std::size_t tensor = item_of(unit).tensor;
+    TensorState& state = tensors_[tensor];
+    int settled = 0;
+    for (const StripResult& strip : unit.strips) settled = std::max(settled, strip.settled);
+    state.given_up.push_back({unit.item, settled, std::move(unit.record)});
+    if (--state.writes_ahead == 0) settle_given_up_locked(tensor);
+  }
+  changed_.notify_all();
 }
 
 std::optional<Unit> Pipeline::next_write() {
@@ -47,27 +62,27 @@ std::optional<Unit> Pipeline::next_write() {
   return unit;
 }
 
-void Pipeline::write(const Unit& unit) {
-  const WorkItem& item = item_of(unit);
+void Pipeline::write(Unit& unit) {
   if (unit.phase == Unit::Phase::kCopy) {
-    put(item.tensor, unit.buffer.ranges()[0].offset, unit.buffer.copied());
+    put(unit.record, item_of(unit).tensor, unit.buffer.ranges()[0].offset, unit.buffer.copied());
   } else {
     write_tile(unit);
   }
 }
 
-void Pipeline::item_done_locked(const WorkItem& item) {
-  in_.progress.source_bytes_done += item.source_bytes;
-  if (--open_items_[entry_of(item)] == 0) ++in_.progress.tensors_done;
+void Pipeline::item_done(ItemRecord record) {
+  in_.progress.source_bytes_done += in_.plan.items[record.item].source_bytes;
+  in_.share.done(std::move(record));
 }
 
-void Pipeline::write_tile(const Unit& unit) {
+void Pipeline::write_tile(Unit& unit) {
   const WorkItem& item = item_of(unit);
   const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
   const TileOutput& output = unit.buffer.output();
+  for (const StripResult& strip : unit.strips) unit.record.error.add(strip.error);
   const auto put_all = [&](std::size_t entry, std::span<const ByteRange> ranges, const std::byte* data) {
     for (const ByteRange& range : ranges) {
-      put(entry, range.offset, {data, range.bytes});
+      put(unit.record, entry, range.offset, {data, range.bytes});
       data += range.bytes;
     }
   };
@@ -75,38 +90,38 @@ void Pipeline::write_tile(const Unit& unit) {
   const std::vector<ByteRange> scales = tensor.tiles.scale_ranges(item.index, bytes_of(in_.layout.stored()));
   put_all(tensor.scale, scales, output.scale);
   put_all(tensor.zero, scales, output.zero);
+  if (!tensor.spec.channel_wise && item.index == 0) write_grid(unit, tensor);
 }
 
-// The one scale and zero of a tensor that is quantized as a whole.
-void Pipeline::write_grid(std::size_t index) {
-  const QuantizedTensor& tensor = in_.layout.quantized()[index];
+// The one scale and zero of a tensor that is quantized as a whole: with its first tile.
+void Pipeline::write_grid(Unit& unit, const QuantizedTensor& tensor) {
   const DType stored = in_.layout.stored();
-  const FixedGrid& grid = tensors_[index].grid;
-  const WeightRange& range = tensors_[index].range;
-  HALFQUAD_REQUIRE(std::isfinite(range.hi - range.lo), kBadInput, range_error(in_.checkpoint.tensors()[tensor.source]));
+  const FixedGrid& grid = unit.record.decision.grid;
+  HALFQUAD_REQUIRE(std::isfinite(grid.scale) && std::isfinite(grid.zero), kBadInput,
+                   range_error(in_.checkpoint.tensors()[tensor.source]));
   HALFQUAD_REQUIRE(std::isfinite(round_to(stored, grid.scale)) && std::isfinite(round_to(stored, grid.zero)), kBadInput,
                    "layer " + quoted(tensor.module) + ": its scale or zero does not fit " +
                        std::string(name_of(stored)) + "; use --scale-dtype f32, or leave the layer out with --skip");
   for (const auto& [entry, value] : {std::pair{tensor.scale, grid.scale}, std::pair{tensor.zero, grid.zero}}) {
     std::array<std::byte, sizeof(float)> bytes{};
     encode_from_f32(&value, stored, 1, bytes.data());
-    put(entry, 0, std::span(bytes).first(static_cast<std::size_t>(bytes_of(stored))));
+    put(unit.record, entry, 0, std::span(bytes).first(static_cast<std::size_t>(bytes_of(stored))));
   }
 }
 
-void Pipeline::write_constants() {
-  for (std::size_t i = 0; i < in_.layout.contents().size(); ++i) {
-    const OutputTensor& content = in_.layout.contents()[i];
-    if (content.kind == OutputTensor::Kind::kConstant) put(i, 0, std::as_bytes(std::span(content.constant)));
-    // An empty tensor has no items: it is done as it stands.
-    if (content.kind == OutputTensor::Kind::kCopy && open_items_[i] == 0) ++in_.progress.tensors_done;
-  }
-}
-
-void Pipeline::put(std::size_t entry, std::uint64_t offset, std::span<const std::byte> data) {
+// Writes whole checksum blocks and notes their sums.
+void Pipeline::put(ItemRecord& record, std::size_t entry, std::uint64_t offset, std::span<const std::byte> data) {
   in_.writer.write(entry, offset, data);
-  digests_[entry].add(offset, data);
   in_.progress.bytes_written += data.size();
+  const BlockLayout& blocks = in_.layout.contents()[entry].blocks;
+  while (!data.empty()) {
+    const std::uint64_t length = blocks.block_length(offset);
+    HALFQUAD_REQUIRE(length <= data.size(), kInternal, "a write ends inside a checksum block");
+    record.blocks.push_back(
+        {static_cast<std::uint32_t>(entry), blocks.block_at(offset), BlockDigest::hash(data.first(length))});
+    offset += length;
+    data = data.subspan(length);
+  }
 }
 
 }  // namespace halfquad

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,9 @@
 #include "runtime/progress.h"
 #include "runtime/stop_flag.h"
 #include "sharding/hqq_layout.h"
+#include "sharding/ledger.h"
 #include "sharding/plan.h"
+#include "sharding/work_share.h"
 
 namespace halfquad {
 
@@ -29,27 +32,35 @@ struct RunOptions {
   std::function<std::unique_ptr<Solver>()> make_solver;  ///< One call per worker.
 };
 
-/// What became of one quantized tensor.
-struct TensorResult {
-  ErrorSums error;
-  int steps = 0;  ///< Steps begun (0 for rtn and per-tensor).
-  bool stopped_early = false;
-  std::int64_t zeroed = 0;  ///< Weights set to zero by NonFinite::kZero.
-  double seconds = 0;       ///< Worker time spent on its tiles.
-};
-
-struct RunResult {
-  std::vector<TensorResult> tensors;   ///< One per OutputLayout::quantized().
-  std::vector<std::string> checksums;  ///< One per OutputLayout::entries().
+/// What one pipeline measured about itself.
+struct PipelineStats {
   std::uint64_t peak_buffer_bytes = 0;
   std::uint64_t tiles_reread = 0;   ///< Given up for memory before their tensor was decided, so read and solved twice.
   std::uint64_t strips_redone = 0;  ///< Parts of held tiles solved again because their tensor stopped early.
   double read_wait_seconds = 0, solve_seconds = 0, write_seconds = 0;  ///< Summed over threads.
+
+  /// The largest of the peaks, the sums of the rest.
+  void add(const PipelineStats& other) noexcept;
 };
 
-/// Streams every item of `plan` from the checkpoint through the solvers into `writer`. Reads, solves and writes of
-/// different tiles overlap; memory stays inside the budget. The bytes depend on none of the options but `nonfinite`.
+struct RunResult : PipelineStats {
+  std::vector<TensorResult> tensors;   ///< One per OutputLayout::quantized().
+  std::vector<std::string> checksums;  ///< One per OutputLayout::entries().
+};
+
+/// Writes the output tensors that are known without reading any weight.
+void write_constants(const OutputLayout& layout, SafetensorsWriter& writer);
+
+/// Streams the items that `share` hands out from the checkpoint through the solvers into `writer`. Reads, solves and
+/// writes of different tiles overlap; memory stays inside the budget. The bytes depend on none of the options but
+/// `nonfinite`. `settled[i]`: what an earlier run decided about tensor i, if it did; empty: nothing.
 /// Throws the first error of any stage, naming tensor, file and offset, or kInterrupted soon after `stop` is requested.
+[[nodiscard]] PipelineStats run_share(FileSystem& fs, const Checkpoint& checkpoint, const OutputLayout& layout,
+                                      const Plan& plan, SafetensorsWriter& writer, const RunOptions& options,
+                                      std::span<const std::optional<TensorDecision>> settled, WorkShare& share,
+                                      ProgressCounters& progress, const StopFlag& stop);
+
+/// The same for a process that does all of `plan` itself.
 [[nodiscard]] RunResult run_plan(FileSystem& fs, const Checkpoint& checkpoint, const OutputLayout& layout,
                                  const Plan& plan, SafetensorsWriter& writer, const RunOptions& options,
                                  ProgressCounters& progress, const StopFlag& stop);

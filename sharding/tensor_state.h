@@ -1,12 +1,15 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "kernels/solver.h"
+#include "sharding/decision_board.h"
 #include "sharding/hqq_layout.h"
 #include "sharding/item_buffer.h"
-#include "sharding/runner.h"
+#include "sharding/item_record.h"
 
 namespace halfquad {
 
@@ -16,16 +19,17 @@ struct Unit {
     kCopy,    ///< Bytes go out as they came.
     kFirst,   ///< A tile before its tensor is decided: solved with all steps, or (per tensor) only its range taken.
     kFinish,  ///< A tile that was held in memory until its tensor was decided.
-    kAgain,   ///< A tile that was given up for memory, read again after its tensor was decided.
+    kAgain,   ///< A tile of a decided tensor: given up for memory and read again, or left over by an earlier run.
     kAhead,   ///< A tile given up for memory, to be written as if its tensor would not stop early.
   };
   Phase phase = Phase::kCopy;
   std::size_t item = 0;  ///< Index into Plan::items.
   ItemBuffer buffer;
   std::vector<StripResult> strips;
+  ItemRecord record;  ///< Of what was done with it so far.
 };
 
-/// What is known of a quantized tensor while its tiles are in flight. Guarded by the pipeline's mutex.
+/// What one pipeline knows of a quantized tensor while its tiles are in flight. Guarded by the pipeline's mutex.
 ///
 /// Two kinds of tensor cannot be written tile by tile, since something is known only when the last tile was seen: hqq's
 /// early stop (a step at which the tensor's mean error no longer falls) and per-tensor quantization (the range). Their
@@ -33,27 +37,26 @@ struct Unit {
 /// still moved after the stop step. A tile that is given up for memory is written ahead, as if all steps counted, and
 /// is read again only if the stop step changes it.
 struct TensorState {
-  std::int64_t first_passes_open = 0;  ///< Tiles whose first pass is not done.
-  std::size_t last_item = 0;           ///< Plan position of its last tile.
-  bool decided = false;
-  std::vector<ExactSum> step_abs;
-  WeightRange range;
-  FixedGrid grid;
+  std::int64_t tiles_taken = 0;        ///< Tiles this pipeline was given.
+  std::int64_t first_passes_open = 0;  ///< Of these: first pass not done.
+  /// Plan position of its last tile once all tiles are this pipeline's own; until then its decision may depend on
+  /// somebody else.
+  std::size_t last_item = kUnknown;
+  static constexpr std::size_t kUnknown = static_cast<std::size_t>(-1);
+  FirstPasses passes;      ///< First passes done and not yet told.
+  bool undecided = false;  ///< Tiles of it wait for a decision, or for what follows from it.
+  std::optional<TensorDecision> decision;
   std::vector<Unit> held;
   struct GivenUp {
     std::size_t item = 0;
     int settled = 0;  ///< Steps after which nothing of it changes.
-    ErrorSums error;
+    ItemRecord record;
   };
   std::vector<GivenUp> given_up;
   std::int64_t writes_ahead = 0;  ///< Of given_up: on their way to the file.
-  TensorResult result;
 
   /// Whether tiles wait for a decision.
   [[nodiscard]] static bool waits(const QuantSpec& spec) noexcept { return spec.optimizes() || !spec.channel_wise; }
-
-  /// Sets stop step or grid from what the first passes added up. @pre first_passes_open == 0.
-  void decide(const QuantizedTensor& tensor);
 };
 
 }  // namespace halfquad

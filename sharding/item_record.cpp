@@ -1,0 +1,54 @@
+#include "sharding/item_record.h"
+
+namespace halfquad {
+
+void TensorDecision::write(WireWriter& out) const {
+  out.put(steps);
+  out.put(stopped_early);
+  out.put(grid.inverse_scale);
+  out.put(grid.scale);
+  out.put(grid.zero);
+}
+
+TensorDecision TensorDecision::read(WireReader& in) {
+  TensorDecision decision;
+  in.get(decision.steps);
+  in.get(decision.stopped_early);
+  in.get(decision.grid.inverse_scale);
+  in.get(decision.grid.scale);
+  in.get(decision.grid.zero);
+  return decision;
+}
+
+void ItemRecord::write(WireWriter& out) const {
+  out.put(item);
+  decision.write(out);
+  out.put(error);
+  out.put(zeroed);
+  out.put(seconds);
+  out.put(static_cast<std::uint64_t>(blocks.size()));
+  for (const BlockSum& block : blocks) {
+    out.put(block.entry);
+    out.put(block.block);
+    out.put(block.hash);
+  }
+}
+
+ItemRecord ItemRecord::read(WireReader& in) {
+  constexpr std::size_t kBlockBytes = sizeof(std::uint32_t) + 2 * sizeof(std::uint64_t);
+  ItemRecord record;
+  in.get(record.item);
+  record.decision = TensorDecision::read(in);
+  in.get(record.error);
+  in.get(record.zeroed);
+  in.get(record.seconds);
+  record.blocks.resize(in.count(kBlockBytes));
+  for (BlockSum& block : record.blocks) {
+    in.get(block.entry);
+    in.get(block.block);
+    in.get(block.hash);
+  }
+  return record;
+}
+
+}  // namespace halfquad

@@ -1,0 +1,199 @@
+#include "sharding/resume.h"
+
+#include <algorithm>
+#include <charconv>
+#include <mutex>
+#include <set>
+#include <string_view>
+
+#include <boost/json/object.hpp>
+#include <fmt/format.h>
+
+#include "io/block_digest.h"
+#include "io/journal.h"
+#include "io/json.h"
+#include "io/output_directory.h"
+#include "runtime/buffer_pool.h"
+#include "runtime/check.h"
+#include "runtime/parallel.h"
+#include "sharding/wire.h"
+
+namespace halfquad {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::string_view kFormatName = "halfquad-job";
+constexpr std::string_view kJournalPrefix = "journal-";
+constexpr std::uint64_t kMostDescriptionBytes = 1 << 20;
+
+std::string digest_text(WireWriter& out) { return fmt::format("{:016x}", BlockDigest::hash(out.take())); }
+
+std::string source_digest(const Checkpoint& checkpoint) {
+  WireWriter out;
+  for (const SourceFile& file : checkpoint.files()) {
+    out.put(file.name);
+    out.put(file.bytes);
+    out.put(file.header_digest);
+  }
+  return digest_text(out);
+}
+
+std::string specs_digest(const OutputLayout& layout) {
+  WireWriter out;
+  for (const TensorEntry& entry : layout.entries()) {
+    out.put(entry.name);
+    out.put(entry.dtype);
+    out.put(entry.begin);
+    out.put(entry.end);
+    for (const std::int64_t extent : entry.shape) out.put(extent);
+  }
+  for (const QuantizedTensor& tensor : layout.quantized()) {
+    const QuantSpec& spec = tensor.spec;
+    out.put(tensor.module);
+    out.put(spec.width);
+    out.put(spec.group_size);
+    out.put(spec.axis);
+    out.put(spec.solver);
+    out.put(spec.iters);
+    out.put(spec.lp_norm);
+    out.put(spec.beta);
+    out.put(spec.kappa);
+    out.put(spec.round_zero);
+    out.put(spec.channel_wise);
+  }
+  return digest_text(out);
+}
+
+/// N of "journal-N-RANK", or nothing.
+std::optional<int> run_of(std::string_view name) {
+  if (!name.starts_with(kJournalPrefix)) return {};
+  name.remove_prefix(kJournalPrefix.size());
+  int run = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), run);
+  if (error != std::errc{} || end == name.data() + name.size() || *end != '-' || run < 0) return {};
+  return run;
+}
+
+/// Where block `block` begins, the inverse of BlockLayout::block_at.
+std::uint64_t block_offset(const BlockLayout& layout, std::uint64_t block) {
+  const std::uint64_t per_run = (layout.run_bytes + layout.block_bytes - 1) / layout.block_bytes;
+  return block / per_run * layout.run_bytes + block % per_run * layout.block_bytes;
+}
+
+/// Whether a record names an item of the plan and nothing but blocks of the layout.
+bool fits(const ItemRecord& record, const Plan& plan, const OutputLayout& layout) {
+  if (record.item >= plan.items.size() || record.blocks.empty()) return false;
+  return std::all_of(record.blocks.begin(), record.blocks.end(), [&](const BlockSum& block) {
+    return block.entry < layout.contents().size() && block.block < layout.contents()[block.entry].blocks.block_count();
+  });
+}
+
+}  // namespace
+
+Fingerprint fingerprint_of(const Checkpoint& checkpoint, const OutputLayout& layout, const std::string& nonfinite,
+                           const std::string& version) {
+  return {{"halfquad version", version},
+          {"source", source_digest(checkpoint)},
+          {"rules or solver options", specs_digest(layout)},
+          {"scale dtype", std::string(name_of(layout.stored()))},
+          {"--nonfinite", nonfinite}};
+}
+
+std::string differences(const Fingerprint& ours, const Fingerprint& theirs) {
+  std::string text;
+  for (const auto& [part, value] : ours) {
+    const auto found =
+        std::find_if(theirs.begin(), theirs.end(), [&](const auto& other) { return other.first == part; });
+    if (found != theirs.end() && found->second == value) continue;
+    text += (text.empty() ? "" : ", ") + part;
+  }
+  if (text.empty() && ours.size() != theirs.size()) text = "halfquad version";
+  return text;
+}
+
+JobFolder::JobFolder(FileSystem& fs, std::filesystem::path partial)
+    : fs_(fs), folder_(std::move(partial) / kPrivateFolder) {}
+
+std::optional<Fingerprint> JobFolder::fingerprint() const {
+  const std::filesystem::path path = folder_ / kJobDescription;
+  if (fs_.kind(path) != FileKind::kFile) return {};
+  try {
+    const json::value value = parse_json(read_text(fs_, path, kMostDescriptionBytes), kJobDescription);
+    if (!value.is_object() || !value.as_object().contains("fingerprint")) return {};
+    if (!value.at("fingerprint").is_object()) return {};
+    Fingerprint fingerprint;
+    for (const auto& [part, text] : value.at("fingerprint").as_object()) {
+      if (!text.is_string()) return {};
+      fingerprint.emplace_back(part, text.as_string());
+    }
+    return fingerprint;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kBadInput) throw;
+    return {};  // the machine died while it was being written: nothing was done yet
+  }
+}
+
+void JobFolder::create(const Fingerprint& fingerprint) {
+  json::object parts;
+  for (const auto& [part, text] : fingerprint) parts[part] = text;
+  fs_.create_directory(folder_);
+  write_text(fs_, folder_ / kJobDescription,
+             pretty_json(json::object{{"format", kFormatName}, {"version", 1}, {"fingerprint", std::move(parts)}}));
+  fs_.sync_directory(folder_);
+}
+
+std::vector<ItemRecord> JobFolder::records(const Plan& plan, const OutputLayout& layout) const {
+  std::vector<ItemRecord> records;
+  for (const std::string& name : fs_.list(folder_)) {
+    if (!run_of(name)) continue;
+    read_journal(fs_, folder_ / name, [&](std::span<const std::byte> bytes) {
+      WireReader in(bytes);
+      ItemRecord record = ItemRecord::read(in);
+      if (fits(record, plan, layout)) records.push_back(std::move(record));
+    });
+  }
+  return records;
+}
+
+int JobFolder::next_run() const {
+  int next = 0;
+  for (const std::string& name : fs_.list(folder_)) next = std::max(next, run_of(name).value_or(-1) + 1);
+  return next;
+}
+
+std::filesystem::path JobFolder::journal(int run, int rank) const {
+  return folder_ / fmt::format("{}{:04}-{:04}", kJournalPrefix, run, rank);
+}
+
+std::vector<std::uint64_t> damaged_items(FileSystem& fs, const std::filesystem::path& file,
+                                         const SafetensorsWriter& writer, const OutputLayout& layout,
+                                         std::span<const ItemRecord> records, int threads, const StopFlag& stop) {
+  if (records.empty()) return {};
+  std::uint64_t longest = 0;
+  for (const OutputTensor& content : layout.contents()) longest = std::max(longest, content.blocks.block_bytes);
+  const std::uint64_t scratch_bytes = longest + ReadFile::kSlack;
+  BufferPool pool((scratch_bytes + BufferPool::kAlignment) * static_cast<std::uint64_t>(threads));
+  std::vector<Buffer> scratch;
+  for (int i = 0; i < threads; ++i) scratch.push_back(pool.acquire(scratch_bytes));
+  const std::unique_ptr<ReadFile> data = fs.open_read(file, ReadMode::kAuto);
+
+  std::mutex mutex;
+  std::vector<std::uint64_t> damaged;
+  parallel_for(threads, static_cast<std::int64_t>(records.size()), stop, [&](int worker, std::int64_t index) {
+    const ItemRecord& record = records[static_cast<std::size_t>(index)];
+    const std::span<std::byte> memory = scratch[static_cast<std::size_t>(worker)].bytes();
+    const bool intact = std::all_of(record.blocks.begin(), record.blocks.end(), [&](const BlockSum& block) {
+      const BlockLayout& blocks = layout.contents()[block.entry].blocks;
+      const std::uint64_t offset = block_offset(blocks, block.block);
+      return BlockDigest::hash(data->read(writer.file_offset(block.entry) + offset, blocks.block_length(offset),
+                                          memory)) == block.hash;
+    });
+    if (intact) return;
+    const std::lock_guard lock(mutex);
+    damaged.push_back(record.item);
+  });
+  return damaged;
+}
+
+}  // namespace halfquad
