@@ -45,6 +45,7 @@ Pipeline::Shape Pipeline::shape_for(const Inputs& inputs) {
 PipelineStats Pipeline::run() {
   in_.share.start([this](std::size_t tensor, const TensorDecision& decision) { decided(tensor, decision); });
   start_threads();
+  in_.share.finish();
   if (error_) std::rethrow_exception(error_);
   stats_.peak_buffer_bytes = pool_.peak_bytes();
   return stats_;

@@ -138,8 +138,11 @@ void JobFolder::create(const Fingerprint& fingerprint) {
   json::object parts;
   for (const auto& [part, text] : fingerprint) parts[part] = text;
   fs_.create_directory(folder_);
-  write_text(fs_, folder_ / kJobDescription,
+  // Under its own name only when it is whole: its presence is what makes the folder one to continue.
+  const std::filesystem::path unfinished = folder_ / "job.json.new";
+  write_text(fs_, unfinished,
              pretty_json(json::object{{"format", kFormatName}, {"version", 1}, {"fingerprint", std::move(parts)}}));
+  fs_.rename(unfinished, folder_ / kJobDescription);
   fs_.sync_directory(folder_);
 }
 

@@ -18,7 +18,8 @@ class WholeShare final : public WorkShare {
     progress_.tensors_done = ledger_.tensors_done();
   }
 
-  void start(OnDecided on_decided) override { on_decided_ = std::move(on_decided); }
+  void start(OnDecided on_decided) override { listener_.set(std::move(on_decided)); }
+  void finish() override { listener_.set({}); }
 
   [[nodiscard]] std::optional<ItemRange> next() override {
     const std::lock_guard lock(mutex_);
@@ -31,7 +32,7 @@ class WholeShare final : public WorkShare {
       const std::lock_guard lock(mutex_);
       decision = board_.add(passes);
     }
-    if (decision) on_decided_(passes.tensor, *decision);
+    if (decision) listener_.tell(passes.tensor, *decision);
   }
 
   void done(ItemRecord record) override {
@@ -45,7 +46,7 @@ class WholeShare final : public WorkShare {
 
  private:
   std::mutex mutex_;
-  OnDecided on_decided_;
+  DecisionListener listener_;
   WorkQueue queue_;
   DecisionBoard board_;
   Ledger ledger_;

@@ -20,14 +20,10 @@ class WireWriter {
  public:
   template <class T>
   requires std::is_arithmetic_v<T> || std::is_enum_v<T>
-  void put(T value) {
-    const auto* bytes = reinterpret_cast<const std::byte*>(&value);
-    bytes_.insert(bytes_.end(), bytes, bytes + sizeof value);
-  }
+  void put(T value) { append(&value, sizeof value); }
   void put(std::string_view text) {
     put(static_cast<std::uint64_t>(text.size()));
-    const auto bytes = std::as_bytes(std::span(text));
-    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+    append(text.data(), text.size());
   }
   void put(const ExactSum& sum) {
     for (const std::uint64_t digit : sum.digits()) put(digit);
@@ -41,6 +37,12 @@ class WireWriter {
   [[nodiscard]] std::vector<std::byte> take() noexcept { return std::move(bytes_); }
 
  private:
+  void append(const void* data, std::size_t size) {
+    const std::size_t end = bytes_.size();
+    bytes_.resize(end + size);
+    if (size > 0) std::memcpy(bytes_.data() + end, data, size);
+  }
+
   std::vector<std::byte> bytes_;
 };
 

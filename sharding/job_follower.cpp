@@ -1,0 +1,231 @@
+#include "sharding/job_follower.h"
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "runtime/check.h"
+#include "sharding/local_run.h"
+
+namespace halfquad {
+namespace {
+
+constexpr std::chrono::microseconds kPause{300};
+constexpr int kLeader = 0;
+
+/// The follower's side of the job, by messages. One request is always under way, so that items are there when the
+/// pipeline wants them.
+class RemoteShare final : public WorkShare {
+ public:
+  explicit RemoteShare(Outbox& outbox) : outbox_(outbox) {}
+
+  void start(OnDecided on_decided) override {
+    listener_.set(std::move(on_decided));
+    outbox_.post(message_to(kLeader, Tag::kWant));
+  }
+  void finish() override { listener_.set({}); }
+
+  [[nodiscard]] std::optional<ItemRange> next() override {
+    std::unique_lock lock(mutex_);
+    arrived_.wait(lock, [this] { return closed_ || no_more_ || !ranges_.empty(); });
+    if (closed_) throw Error(ErrorCode::kInterrupted, "interrupted: the job was stopped");
+    if (ranges_.empty()) return {};
+    const ItemRange range = ranges_.front();
+    ranges_.pop_front();
+    outbox_.post(message_to(kLeader, Tag::kWant));
+    return range;
+  }
+
+  void add_first_passes(const FirstPasses& passes) override {
+    WireWriter out;
+    passes.write(out);
+    outbox_.post(message_to(kLeader, Tag::kPasses, out));
+  }
+
+  void done(ItemRecord record) override {
+    WireWriter out;
+    write_records(out, {&record, 1});
+    outbox_.post(message_to(kLeader, Tag::kRecords, out));
+  }
+
+  void take_range(WireReader in) {
+    const std::lock_guard lock(mutex_);
+    if (in.get<bool>()) {
+      const auto begin = in.get<std::uint64_t>();
+      ranges_.push_back({begin, in.get<std::uint64_t>()});
+    } else {
+      no_more_ = true;
+    }
+    arrived_.notify_all();
+  }
+
+  void take_decision(WireReader in) {
+    const auto tensor = in.get<std::uint64_t>();
+    listener_.tell(tensor, TensorDecision::read(in));
+  }
+
+  void close() {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    arrived_.notify_all();
+  }
+
+ private:
+  Outbox& outbox_;
+  DecisionListener listener_;
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::deque<ItemRange> ranges_;
+  bool no_more_ = false, closed_ = false;
+};
+
+void write_progress(WireWriter& out, const ProgressCounters& progress) {
+  out.put(progress.bytes_read.load());
+  out.put(progress.bytes_written.load());
+  out.put(progress.weights_done.load());
+  out.put(progress.source_bytes_done.load());
+}
+
+}  // namespace
+
+JobFollower::JobFollower(Communicator& communicator, std::string host, const StopFlag& stop)
+    : communicator_(communicator), host_(std::move(host)), stop_(stop), heard_(std::chrono::steady_clock::now()) {}
+
+std::optional<Error> JobFollower::run(const RankJob& job) {
+  try {
+    work(job);
+  } catch (const Error& error) {
+    return over_ ? end_ : fail(error);
+  }
+  return wait_for_bye();
+}
+
+std::optional<Error> JobFollower::fail(const Error& error) {
+  WireWriter out;
+  write_outcome(out, {error, {}});
+  outbox_.post(message_to(kLeader, Tag::kEnded, out));
+  return wait_for_bye();
+}
+
+void JobFollower::work(const RankJob& job) {
+  WireWriter hello;
+  hello.put(host_);
+  write_fingerprint(hello, job.fingerprint);
+  outbox_.post(message_to(kLeader, Tag::kHello, hello));
+
+  const Message setup = wait_for(Tag::kSetup);
+  WireReader in(setup.data);
+  const int run = in.get<int>();
+  const std::vector<ItemRecord> records = read_records(in);
+  const auto entries = job.layout.entries();
+  SafetensorsWriter writer =
+      SafetensorsWriter::attach(job.fs, job.partial / job.weights_name, {entries.begin(), entries.end()}, job.metadata,
+                                {.mode = job.write_mode, .stop = &stop_});
+  const std::vector<std::uint64_t> damaged =
+      damaged_items(job.fs, job.partial / job.weights_name, writer, job.layout, records, job.run.threads, stop_);
+  WireWriter checked;
+  checked.put(static_cast<std::uint64_t>(damaged.size()));
+  for (const std::uint64_t item : damaged) checked.put(item);
+  outbox_.post(message_to(kLeader, Tag::kChecked, checked));
+
+  const Message go = wait_for(Tag::kGo);
+  WireReader decisions(go.data);
+  std::vector<std::optional<TensorDecision>> settled(job.layout.quantized().size());
+  for (std::size_t left = decisions.count(sizeof(std::uint64_t)); left > 0; --left) {
+    const auto tensor = decisions.get<std::uint64_t>();
+    settled.at(tensor) = TensorDecision::read(decisions);
+  }
+  run_pipeline(job, writer, run, settled);
+}
+
+void JobFollower::run_pipeline(const RankJob& job, SafetensorsWriter& writer, int run,
+                               std::span<const std::optional<TensorDecision>> settled) {
+  ProgressCounters progress;
+  RemoteShare share(outbox_);
+  bool told = false;
+  auto next_sign = std::chrono::steady_clock::now();
+  LocalRun local(job, writer, JobFolder(job.fs, job.partial).journal(run, communicator_.rank()), settled, share,
+                 progress);
+  const auto wind_up = [&] {
+    local.stop();
+    share.close();
+  };
+  try {
+    while (!over_) {
+      if (stop_.requested()) wind_up();
+      const auto now = std::chrono::steady_clock::now();
+      if (now >= next_sign) {
+        next_sign = now + kLifeSign;
+        WireWriter out;
+        write_progress(out, progress);
+        outbox_.post(message_to(kLeader, Tag::kProgress, out));
+      }
+      if (local.ended() && !told) {
+        told = true;
+        WireWriter counters;
+        write_progress(counters, progress);
+        outbox_.post(message_to(kLeader, Tag::kProgress, counters));
+        WireWriter out;
+        write_outcome(out, local.outcome());
+        outbox_.post(message_to(kLeader, Tag::kEnded, out));
+      }
+      const std::optional<Message> message = next_message();
+      if (!message) continue;
+      if (message->tag == static_cast<int>(Tag::kRange)) share.take_range(WireReader(message->data));
+      if (message->tag == static_cast<int>(Tag::kDecision)) share.take_decision(WireReader(message->data));
+      if (message->tag == static_cast<int>(Tag::kStop)) wind_up();
+    }
+  } catch (...) {
+    wind_up();
+    throw;
+  }
+  wind_up();
+}
+
+Message JobFollower::wait_for(Tag tag) {
+  while (!over_) {
+    std::optional<Message> message = next_message();
+    if (message && message->tag == static_cast<int>(tag)) return std::move(*message);
+    if (stop_.requested()) throw Error(ErrorCode::kInterrupted, "interrupted: a stop was requested");
+  }
+  throw Error(ErrorCode::kInterrupted, "interrupted: the job is over");
+}
+
+// Sends what is to be sent and takes the next message; pauses when there is neither.
+std::optional<Message> JobFollower::next_message() {
+  flush();
+  std::optional<Message> message = communicator_.receive();
+  const auto now = std::chrono::steady_clock::now();
+  if (message) {
+    heard_ = now;
+    if (message->tag == static_cast<int>(Tag::kBye)) take_bye(*message);
+    return message;
+  }
+  HALFQUAD_REQUIRE(now - heard_ < kSilenceLimit, kIo,
+                   fmt::format("rank 0 has been silent for {} seconds: its process or node is gone; run the same "
+                               "command again to continue",
+                               kSilenceLimit.count()));
+  std::this_thread::sleep_for(kPause);
+  return message;
+}
+
+void JobFollower::flush() {
+  for (Message& message : outbox_.take()) communicator_.send(std::move(message));
+}
+
+void JobFollower::take_bye(const Message& message) {
+  over_ = true;
+  WireReader in(message.data);
+  end_ = read_outcome(in).error;
+}
+
+std::optional<Error> JobFollower::wait_for_bye() {
+  while (!over_) static_cast<void>(next_message());
+  return end_;
+}
+
+}  // namespace halfquad

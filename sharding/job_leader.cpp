@@ -1,0 +1,445 @@
+#include "sharding/job_leader.h"
+
+#include <algorithm>
+#include <future>
+#include <thread>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "io/output_directory.h"
+#include "runtime/check.h"
+#include "runtime/text.h"
+#include "sharding/local_run.h"
+
+namespace halfquad {
+namespace {
+
+constexpr std::chrono::microseconds kPause{300};
+constexpr int kSelf = 0;
+
+}  // namespace
+
+/// This rank's own share, without messages.
+class JobLeader::OwnShare final : public WorkShare {
+ public:
+  explicit OwnShare(JobLeader& leader) : leader_(leader) {}
+  void start(OnDecided on_decided) override { listener_.set(std::move(on_decided)); }
+  void finish() override { listener_.set({}); }
+  [[nodiscard]] std::optional<ItemRange> next() override { return leader_.next_items(kSelf); }
+  void add_first_passes(const FirstPasses& passes) override {
+    const std::optional<TensorDecision> decision = leader_.add_passes(kSelf, passes);
+    if (decision) listener_.tell(passes.tensor, *decision);
+  }
+  void done(ItemRecord record) override { leader_.add_record(record); }
+  void tell(std::size_t tensor, const TensorDecision& decision) { listener_.tell(tensor, decision); }
+
+ private:
+  JobLeader& leader_;
+  DecisionListener listener_;
+};
+
+JobLeader::JobLeader(Communicator& communicator, std::string host, const StopFlag& stop, Warn warn)
+    : communicator_(communicator),
+      stop_(stop),
+      warn_(std::move(warn)),
+      peers_(static_cast<std::size_t>(communicator.size())),
+      facts_(static_cast<std::size_t>(communicator.size())) {
+  facts_[kSelf].host = std::move(host);
+  for (Peer& peer : peers_) peer.heard = std::chrono::steady_clock::now();
+}
+
+JobLeader::~JobLeader() {
+  try {
+    if (!over_) static_cast<void>(fail(Error(ErrorCode::kInternal, "rank 0 left the job")));
+  } catch (const Error&) {
+    // The others find out by its silence.
+  }
+}
+
+RunResult JobLeader::run(const RankJob& job, bool resumed, ProgressCounters& progress) {
+  greet(job);
+  std::vector<ItemRecord> records;
+  SafetensorsWriter writer = open_output(job, resumed, records);
+  file_bytes_ = writer.file_bytes();
+  ledger_ = std::make_unique<Ledger>(job.plan, job.layout);
+  ledger_->add_constants();
+  check_records(job, writer, records);
+  std::erase_if(records, [&](const ItemRecord& record) {
+    return std::binary_search(damaged_.begin(), damaged_.end(), record.item);
+  });
+  for (const ItemRecord& record : records) ledger_->add(record);
+  resume_ = {records.size(), damaged_.size(), ledger_->source_bytes_done()};
+
+  const auto settled = hand_over_decisions(job, records);
+  queue_ = std::make_unique<WorkQueue>(job.plan, communicator_.size(), job.schedule, ledger_->done());
+  board_ = std::make_unique<DecisionBoard>(job.layout);
+  contributors_.assign(job.layout.quantized().size(), {});
+  run_pipelines(job, writer, settled, progress);
+
+  HALFQUAD_REQUIRE(ledger_->complete(), kInternal,
+                   fmt::format("{} items were never finished, though every rank says it is done", ledger_->left()));
+  RunResult result;
+  for (const RankFacts& rank : facts_) result.add(rank.stats);
+  result.tensors = ledger_->tensors();
+  result.checksums = ledger_->checksums();
+  return result;
+}
+
+// ---- before the work
+
+// Waits for the others and refuses ranks that would do another job.
+void JobLeader::greet(const RankJob& job) {
+  fingerprint_ = job.fingerprint;
+  wait_until(
+      [this] { return std::all_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.greeted; }); });
+}
+
+SafetensorsWriter JobLeader::open_output(const RankJob& job, bool resumed, std::vector<ItemRecord>& records) {
+  JobFolder folder(job.fs, job.partial);
+  const std::optional<Fingerprint> earlier = resumed ? folder.fingerprint() : std::nullopt;
+  if (!earlier) return create_output(job);
+  const std::string different = differences(job.fingerprint, *earlier);
+  HALFQUAD_REQUIRE(different.empty(), kUsage,
+                   fmt::format("{} is the unfinished output of another job: its {} differs; run that job's command "
+                               "again, pass --fresh to discard what it finished, or choose another name",
+                               quoted(job.partial.string()), different));
+  const auto entries = job.layout.entries();
+  try {
+    SafetensorsWriter writer = SafetensorsWriter::attach(
+        job.fs, job.partial / job.weights_name, {entries.begin(), entries.end()}, job.metadata,
+        {.mode = job.write_mode, .patience = std::chrono::milliseconds(0), .stop = &stop_});
+    write_constants(job.layout, writer);
+    records = folder.records(job.plan, job.layout);
+    run_number_ = folder.next_run();
+    // Every run writes the same bytes: of several records of one item any will do.
+    std::sort(records.begin(), records.end(), [](const ItemRecord& a, const ItemRecord& b) { return a.item < b.item; });
+    const auto last = std::unique(records.begin(), records.end(),
+                                  [](const ItemRecord& a, const ItemRecord& b) { return a.item == b.item; });
+    records.erase(last, records.end());
+    return writer;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kBadInput && error.code() != ErrorCode::kIo) throw;
+    warn_(fmt::format("the unfinished output cannot be continued and is begun anew: {}", error.what()));
+    records.clear();
+    return create_output(job);
+  }
+}
+
+// The description comes first and the journals of an earlier file go before it: at no time does a journal speak of a
+// file that it does not belong to.
+SafetensorsWriter JobLeader::create_output(const RankJob& job) {
+  job.fs.remove_all(job.partial / kPrivateFolder);
+  const auto entries = job.layout.entries();
+  SafetensorsWriter writer(job.fs, job.partial / job.weights_name, {entries.begin(), entries.end()}, job.metadata,
+                           job.write_mode);
+  write_constants(job.layout, writer);
+  writer.sync();
+  JobFolder(job.fs, job.partial).create(job.fingerprint);
+  job.fs.sync_directory(job.partial);
+  run_number_ = 0;
+  return writer;
+}
+
+// Has every rank compare its part of the records with the file.
+void JobLeader::check_records(const RankJob& job, SafetensorsWriter& writer, std::vector<ItemRecord> records) {
+  std::vector<std::vector<ItemRecord>> parts(peers_.size());
+  for (std::size_t i = 0; i < records.size(); ++i) parts[i % parts.size()].push_back(std::move(records[i]));
+  for (std::size_t rank = 1; rank < peers_.size(); ++rank) {
+    WireWriter out;
+    out.put(run_number_);
+    write_records(out, parts[rank]);
+    outbox_.post(message_to(static_cast<int>(rank), Tag::kSetup, out));
+  }
+  // On another thread, so that the others hear from this rank meanwhile.
+  auto own = std::async(std::launch::async, [&] {
+    return damaged_items(job.fs, job.partial / job.weights_name, writer, job.layout, parts[kSelf], job.run.threads,
+                         stop_);
+  });
+  wait_until([&] {
+    return own.wait_for(std::chrono::seconds(0)) == std::future_status::ready &&
+           std::all_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.checked; });
+  });
+  for (const std::uint64_t item : own.get()) damaged_.push_back(item);
+  std::sort(damaged_.begin(), damaged_.end());
+  if (damaged_.empty()) return;
+  warn_(
+      fmt::format("{} of {} finished pieces of the unfinished output hold other bytes than were written; they are "
+                  "done again",
+                  damaged_.size(), records.size()));
+}
+
+std::vector<std::optional<TensorDecision>> JobLeader::hand_over_decisions(const RankJob& job,
+                                                                          std::span<const ItemRecord> records) {
+  std::vector<std::optional<TensorDecision>> settled(job.layout.quantized().size());
+  for (const ItemRecord& record : records) {
+    const WorkItem& item = job.plan.items[record.item];
+    if (item.kind == WorkItem::Kind::kTile) settled[item.tensor] = record.decision;
+  }
+  for (std::size_t rank = 1; rank < peers_.size(); ++rank) {
+    WireWriter out;
+    out.put(static_cast<std::uint64_t>(
+        std::count_if(settled.begin(), settled.end(), [](const auto& decision) { return decision.has_value(); })));
+    for (std::size_t tensor = 0; tensor < settled.size(); ++tensor) {
+      if (!settled[tensor]) continue;
+      out.put(static_cast<std::uint64_t>(tensor));
+      settled[tensor]->write(out);
+    }
+    outbox_.post(message_to(static_cast<int>(rank), Tag::kGo, out));
+  }
+  return settled;
+}
+
+// ---- the work
+
+void JobLeader::run_pipelines(const RankJob& job, SafetensorsWriter& writer,
+                              std::span<const std::optional<TensorDecision>> settled, ProgressCounters& shown) {
+  ProgressCounters own;
+  OwnShare share(*this);
+  running_ = true;
+  own_share_ = &share;
+  {
+    LocalRun local(job, writer, JobFolder(job.fs, job.partial).journal(run_number_, kSelf), settled, share, own);
+    std::optional<std::chrono::steady_clock::time_point> deadline;
+    while (!(local.ended() && all_ended())) {
+      if (stop_.requested()) note_failure(kSelf, Error(ErrorCode::kInterrupted, "interrupted by a signal"));
+      if (local.ended() && local.outcome().error) note_failure(kSelf, *local.outcome().error);
+      if (first_error_ && !deadline) {
+        deadline = std::chrono::steady_clock::now() + kWindUpLimit;
+        wind_up();
+        local.stop();
+      }
+      if (deadline && std::chrono::steady_clock::now() > *deadline) break;
+      show_progress(own, shown);
+      if (!pump()) std::this_thread::sleep_for(kPause);
+    }
+    if (local.ended()) facts_[kSelf].stats = local.outcome().stats;
+    if (local.ended() && local.outcome().error) note_failure(kSelf, *local.outcome().error);
+  }
+  own_share_ = nullptr;
+  show_progress(own, shown);
+  facts_[kSelf].bytes_read = own.bytes_read;
+  facts_[kSelf].bytes_written = own.bytes_written;
+  facts_[kSelf].weights = own.weights_done;
+  if (first_error_) throw *first_error_;
+}
+
+std::optional<ItemRange> JobLeader::next_items(int rank) {
+  const std::lock_guard lock(mutex_);
+  return queue_->next(rank);
+}
+
+// Returns the decision to rank 0's own pipeline when it has waited for it; the others are sent theirs.
+std::optional<TensorDecision> JobLeader::add_passes(int rank, const FirstPasses& passes) {
+  std::vector<int> ranks;
+  std::optional<TensorDecision> decision;
+  {
+    const std::lock_guard lock(mutex_);
+    decision = board_->add(passes);
+    std::vector<int>& waiting = contributors_[passes.tensor];
+    if (std::find(waiting.begin(), waiting.end(), rank) == waiting.end()) waiting.push_back(rank);
+    if (!decision) return {};
+    ranks = std::exchange(waiting, {});
+  }
+  bool own = false;
+  for (const int waiting : ranks) {
+    if (waiting == kSelf) {
+      own = true;
+      continue;
+    }
+    WireWriter out;
+    out.put(static_cast<std::uint64_t>(passes.tensor));
+    decision->write(out);
+    outbox_.post(message_to(waiting, Tag::kDecision, out));
+  }
+  return own ? decision : std::nullopt;
+}
+
+void JobLeader::add_record(const ItemRecord& record) {
+  const std::lock_guard lock(mutex_);
+  ledger_->add(record);
+}
+
+void JobLeader::show_progress(const ProgressCounters& own, ProgressCounters& shown) {
+  std::uint64_t read = own.bytes_read, written = own.bytes_written, weights = own.weights_done;
+  std::uint64_t source_bytes = own.source_bytes_done + resume_.source_bytes;
+  for (const Peer& peer : peers_) {
+    read += peer.bytes_read;
+    written += peer.bytes_written;
+    weights += peer.weights;
+    source_bytes += peer.source_bytes;
+  }
+  shown.bytes_read = read;
+  shown.bytes_written = written;
+  shown.weights_done = weights;
+  shown.source_bytes_done = source_bytes;
+  const std::lock_guard lock(mutex_);
+  shown.tensors_done = ledger_->tensors_done();
+}
+
+// ---- messages
+
+void JobLeader::handle(const Message& message) {
+  const int rank = message.rank;
+  Peer& peer = peers_.at(static_cast<std::size_t>(rank));
+  RankFacts& facts = facts_[static_cast<std::size_t>(rank)];
+  peer.heard = std::chrono::steady_clock::now();
+  WireReader in(message.data);
+  switch (static_cast<Tag>(message.tag)) {
+    case Tag::kHello: {
+      peer.greeted = true;
+      in.get(facts.host);
+      const std::string different = differences(fingerprint_, read_fingerprint(in));
+      if (!different.empty()) {
+        note_failure(kSelf, Error(ErrorCode::kUsage,
+                                  fmt::format("{} sees another {} than rank 0; start all ranks with the same program, "
+                                              "arguments and files",
+                                              name_of_rank(rank), different)));
+      }
+      return;
+    }
+    case Tag::kChecked:
+      peer.checked = true;
+      for (std::size_t left = in.count(sizeof(std::uint64_t)); left > 0; --left) {
+        damaged_.push_back(in.get<std::uint64_t>());
+      }
+      return;
+    case Tag::kWant: {
+      const std::optional<ItemRange> range = first_error_ ? std::nullopt : next_items(rank);
+      WireWriter out;
+      out.put(range.has_value());
+      out.put(static_cast<std::uint64_t>(range.value_or(ItemRange{}).begin));
+      out.put(static_cast<std::uint64_t>(range.value_or(ItemRange{}).end));
+      outbox_.post(message_to(rank, Tag::kRange, out));
+      return;
+    }
+    case Tag::kPasses: {
+      const FirstPasses passes = FirstPasses::read(in);
+      const std::optional<TensorDecision> decision = add_passes(rank, passes);
+      if (decision && own_share_ != nullptr) own_share_->tell(passes.tensor, *decision);
+      return;
+    }
+    case Tag::kRecords:
+      for (const ItemRecord& record : read_records(in)) add_record(record);
+      return;
+    case Tag::kProgress:
+      in.get(peer.bytes_read);
+      in.get(peer.bytes_written);
+      in.get(peer.weights);
+      in.get(peer.source_bytes);
+      facts.bytes_read = peer.bytes_read;
+      facts.bytes_written = peer.bytes_written;
+      facts.weights = peer.weights;
+      return;
+    case Tag::kEnded:
+      took_ended(rank, message);
+      return;
+    case Tag::kSetup:
+    case Tag::kGo:
+    case Tag::kRange:
+    case Tag::kDecision:
+    case Tag::kAlive:
+    case Tag::kStop:
+    case Tag::kBye:
+      break;
+  }
+  throw Error(ErrorCode::kInternal,
+              fmt::format("{} sent message {}, which is rank 0's", name_of_rank(rank), message.tag));
+}
+
+void JobLeader::took_ended(int rank, const Message& message) {
+  WireReader in(message.data);
+  const RankOutcome outcome = read_outcome(in);
+  peers_[static_cast<std::size_t>(rank)].ended = true;
+  facts_[static_cast<std::size_t>(rank)].stats = outcome.stats;
+  if (outcome.error) note_failure(rank, *outcome.error);
+}
+
+// Sends and receives what there is; false when there was nothing.
+bool JobLeader::pump() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now >= next_sign_) {
+    next_sign_ = now + 10 * kLifeSign;
+    for (int rank = 1; rank < communicator_.size(); ++rank) outbox_.post(message_to(rank, Tag::kAlive));
+  }
+  bool busy = false;
+  for (Message& message : outbox_.take()) {
+    communicator_.send(std::move(message));
+    busy = true;
+  }
+  while (const std::optional<Message> message = communicator_.receive()) {
+    handle(*message);
+    busy = true;
+  }
+  if (!busy && running_) check_silence();
+  return busy;
+}
+
+void JobLeader::wait_until(const std::function<bool()>& done) {
+  while (!done()) {
+    if (stop_.requested()) note_failure(kSelf, Error(ErrorCode::kInterrupted, "interrupted by a signal"));
+    if (first_error_) throw *first_error_;
+    if (!pump()) std::this_thread::sleep_for(kPause);
+  }
+  if (first_error_) throw *first_error_;
+}
+
+void JobLeader::check_silence() {
+  const auto now = std::chrono::steady_clock::now();
+  for (std::size_t rank = 1; rank < peers_.size(); ++rank) {
+    if (peers_[rank].ended || now - peers_[rank].heard < kSilenceLimit) continue;
+    note_failure(kSelf, Error(ErrorCode::kInterrupted,
+                              fmt::format("{} has been silent for {} seconds: its process or node is gone",
+                                          name_of_rank(static_cast<int>(rank)), kSilenceLimit.count())));
+  }
+}
+
+// ---- the end
+
+void JobLeader::note_failure(int rank, const Error& error) {
+  if (first_error_) return;
+  const bool alone = communicator_.size() == 1;
+  const bool named = rank == kSelf || error.code() == ErrorCode::kInterrupted;
+  first_error_.emplace(error.code(),
+                       alone || named ? error.what() : fmt::format("{}: {}", name_of_rank(rank), error.what()),
+                       error.where());
+}
+
+void JobLeader::wind_up() {
+  for (int rank = 1; rank < communicator_.size(); ++rank) outbox_.post(message_to(rank, Tag::kStop));
+}
+
+bool JobLeader::all_ended() const {
+  return std::all_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.ended; });
+}
+
+void JobLeader::succeed() { say_bye({}); }
+
+bool JobLeader::fail(const Error& error) {
+  if (over_) return false;
+  // Ranks that wait for this one are let go; what they still send is of no interest.
+  say_bye(error);
+  return !all_ended() && running_;
+}
+
+void JobLeader::say_bye(const std::optional<Error>& error) {
+  if (over_) return;
+  over_ = true;
+  for (int rank = 1; rank < communicator_.size(); ++rank) {
+    WireWriter out;
+    write_outcome(out, {error, {}});
+    outbox_.post(message_to(rank, Tag::kBye, out));
+  }
+  const auto deadline = std::chrono::steady_clock::now() + kWindUpLimit;
+  for (Message& message : outbox_.take()) communicator_.send(std::move(message));
+  while (communicator_.unsent() > 0 && std::chrono::steady_clock::now() < deadline) {
+    if (!communicator_.receive()) std::this_thread::sleep_for(kPause);
+  }
+}
+
+std::string JobLeader::name_of_rank(int rank) const {
+  const std::string& host = facts_[static_cast<std::size_t>(rank)].host;
+  return host.empty() ? fmt::format("rank {}", rank) : fmt::format("rank {} on {}", rank, quoted(host));
+}
+
+}  // namespace halfquad

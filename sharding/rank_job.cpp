@@ -1,0 +1,74 @@
+#include "sharding/rank_job.h"
+
+namespace halfquad {
+
+void write_fingerprint(WireWriter& out, const Fingerprint& fingerprint) {
+  out.put(static_cast<std::uint64_t>(fingerprint.size()));
+  for (const auto& [part, text] : fingerprint) {
+    out.put(part);
+    out.put(text);
+  }
+}
+
+Fingerprint read_fingerprint(WireReader& in) {
+  Fingerprint fingerprint(in.count(2 * sizeof(std::uint64_t)));
+  for (auto& [part, text] : fingerprint) {
+    in.get(part);
+    in.get(text);
+  }
+  return fingerprint;
+}
+
+void write_records(WireWriter& out, std::span<const ItemRecord> records) {
+  out.put(static_cast<std::uint64_t>(records.size()));
+  for (const ItemRecord& record : records) record.write(out);
+}
+
+std::vector<ItemRecord> read_records(WireReader& in) {
+  std::vector<ItemRecord> records(in.count(sizeof(std::uint64_t)));
+  for (ItemRecord& record : records) record = ItemRecord::read(in);
+  return records;
+}
+
+void write_stats(WireWriter& out, const PipelineStats& stats) {
+  out.put(stats.peak_buffer_bytes);
+  out.put(stats.tiles_reread);
+  out.put(stats.strips_redone);
+  out.put(stats.read_wait_seconds);
+  out.put(stats.solve_seconds);
+  out.put(stats.write_seconds);
+}
+
+PipelineStats read_stats(WireReader& in) {
+  PipelineStats stats;
+  in.get(stats.peak_buffer_bytes);
+  in.get(stats.tiles_reread);
+  in.get(stats.strips_redone);
+  in.get(stats.read_wait_seconds);
+  in.get(stats.solve_seconds);
+  in.get(stats.write_seconds);
+  return stats;
+}
+
+void write_outcome(WireWriter& out, const RankOutcome& outcome) {
+  out.put(outcome.error.has_value());
+  if (outcome.error) {
+    out.put(outcome.error->code());
+    out.put(std::string_view(outcome.error->what()));
+  }
+  write_stats(out, outcome.stats);
+}
+
+RankOutcome read_outcome(WireReader& in) {
+  RankOutcome outcome;
+  if (in.get<bool>()) {
+    const auto code = in.get<ErrorCode>();
+    std::string what;
+    in.get(what);
+    outcome.error.emplace(code, what);
+  }
+  outcome.stats = read_stats(in);
+  return outcome;
+}
+
+}  // namespace halfquad
