@@ -175,7 +175,7 @@ class Inbox {
     std::vector<std::byte> packet;
     bool in_parts = false;  ///< The packet of a long message has come, not yet all of its parts.
     Message message;
-    std::size_t received = 0;
+    std::size_t data_bytes = 0;  ///< Of the whole message.
   };
 
   [[nodiscard]] Source& source_of(int rank) { return sources_[static_cast<std::size_t>(rank)]; }
@@ -216,9 +216,10 @@ class Inbox {
     source.matched.pop_front();
     std::byte* into = nullptr;
     if (source.in_parts) {
-      require_protocol(matched.bytes <= source.message.data.size() - source.received, rank);
-      into = source.message.data.data() + source.received;
-      source.received += matched.bytes;
+      std::vector<std::byte>& data = source.message.data;
+      require_protocol(matched.bytes <= source.data_bytes - data.size(), rank);
+      data.resize(data.size() + matched.bytes);  // Reserved; clearing gigabytes at once would block the caller.
+      into = data.data() + data.size() - matched.bytes;
     } else {
       require_protocol(matched.bytes >= sizeof(Header) && matched.bytes <= kMaxPacketBytes, rank);
       source.packet.resize(matched.bytes);
@@ -232,7 +233,7 @@ class Inbox {
     if (!source.in_parts) {
       open_packet(source, rank);
     }
-    if (source.in_parts && source.received < source.message.data.size()) return;
+    if (source.in_parts && source.message.data.size() < source.data_bytes) return;
     source.in_parts = false;
     ready_.push_back(std::exchange(source.message, Message{}));
   }
@@ -244,8 +245,8 @@ class Inbox {
     require_protocol(header.magic == kMagic && (data.empty() || data.size() == header.data_bytes), rank);
     source.message = {.rank = rank, .tag = header.tag, .data = {data.begin(), data.end()}};
     source.in_parts = data.size() < header.data_bytes;
-    source.received = 0;
-    if (source.in_parts) source.message.data.resize(header.data_bytes);
+    source.data_bytes = header.data_bytes;
+    if (source.in_parts) source.message.data.reserve(header.data_bytes);
   }
 
   static void require_protocol(bool holds, int rank) {

@@ -61,6 +61,22 @@ void expect_refusal(const char* what, std::unique_ptr<Communicator> (*join)()) {
   throw std::runtime_error(std::string("not refused: ") + what);
 }
 
+/// Rank 0 looks only when the others are already leaving the job.
+void take_what_left_late(Communicator& ranks) {
+  if (ranks.rank() != 0) {
+    ranks.send({.rank = 0, .tag = 3, .data = std::vector<std::byte>(1 << 20, std::byte{5})});
+    return;
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  for (int missing = ranks.size() - 1; missing > 0;) {
+    const auto message = ranks.receive();
+    if (!message || message->tag != 3) continue;
+    if (message->data != std::vector<std::byte>(1 << 20, std::byte{5}))
+      throw std::runtime_error("altered when leaving");
+    --missing;
+  }
+}
+
 /// Nobody reads these; ranks leave the job all the same.
 void leave_unread(Communicator& ranks) {
   for (int to = 0; to < ranks.size(); ++to) {
@@ -79,6 +95,7 @@ void run(Communicator& ranks, const Arguments& arguments) {
   expect_refusal("parts of no bytes", [] { return make_mpi_communicator(0); });
   expect_refusal("parts beyond int", [] { return make_mpi_communicator(std::size_t{1} << 31U); });
   if (ranks.rank() == 0) std::printf("%d ranks, %s: all checks hold\n", ranks.size(), ranks.name().c_str());
+  take_what_left_late(ranks);
   leave_unread(ranks);
 }
 
