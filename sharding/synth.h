@@ -15,7 +15,7 @@
 namespace halfquad {
 
 struct SynthOptions {
-  std::string preset = "tiny";  ///< tiny, llama-8b, llama-13b, llama-70b.
+  std::string preset = "tiny";  ///< One of synth_presets().
   std::optional<int> layers{};  ///< Instead of the preset's.
   std::uint64_t seed = 1;
   DType dtype = DType::kBF16;                 ///< BF16, F16 or F32.
@@ -25,7 +25,7 @@ struct SynthOptions {
 
 [[nodiscard]] std::vector<std::string_view> synth_presets();
 
-/// Writes a Llama checkpoint with the preset's real shapes and seeded, roughly Gaussian weights to `directory` (which
+/// Writes a checkpoint with the preset's real shapes and seeded, roughly Gaussian weights to `directory` (which
 /// must be empty or missing): config.json, safetensors shards, index. The bytes depend on preset, layers, seed, dtype
 /// and shard size alone. Throws kUsage for an unknown preset or a directory in use.
 void synthesize(FileSystem& fs, const std::filesystem::path& directory, const SynthOptions& options,
