@@ -91,7 +91,7 @@ void print_help(CLI::App& root, const std::string& topic, std::ostream& out) {
 void run_parsed(CLI::App& root, const std::vector<Command>& commands, const Context& context) {
   for (const Command& command : commands) {
     if (!command.app->parsed()) continue;
-    if (const auto reason = several_ranks(context.environment)) throw Error(ErrorCode::kUsage, *reason);
+    if (!command.with_ranks) require_alone(context.environment, command.app->get_name());
     command.run();
     return;
   }
@@ -149,6 +149,8 @@ int run_guarded(const std::vector<std::string>& arguments, const Context& contex
 int run_cli(const std::vector<std::string>& arguments, const Context& context) noexcept {
   try {
     return run_guarded(arguments, context);
+  } catch (const QuietExit& exit) {
+    return exit.code;
   } catch (const Error& error) {
     const bool bug = error.code() == ErrorCode::kInternal;
     return fail(

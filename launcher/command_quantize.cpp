@@ -1,22 +1,30 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <ostream>
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include "io/json.h"
 #include "io/output_directory.h"
 #include "launcher/commands.h"
+#include "launcher/environment.h"
+#include "launcher/exit_code.h"
+#include "launcher/help_formatter.h"
 #include "launcher/job.h"
 #include "launcher/options.h"
 #include "launcher/report.h"
 #include "launcher/side_files.h"
 #include "launcher/summary.h"
+#include "launcher/version.h"
 #include "runtime/check.h"
 #include "runtime/machine.h"
 #include "runtime/text.h"
-#include "sharding/runner.h"
+#include "sharding/job_follower.h"
+#include "sharding/job_leader.h"
+#include "sharding/rank_job.h"
 
 namespace halfquad {
 namespace {
@@ -29,7 +37,9 @@ constexpr char kFooter[] =
     "  halfquad quantize ./model ./model-hqq4\n"
     "  halfquad quantize ./model ./out --bits 3 --rule 'layers\\.0\\.=bits:8' --skip o_proj\n"
     "  halfquad quantize ./model ./out --memory 512MiB --threads 8 --progress plain\n"
-    "\nNothing has the name OUT before it is complete: work goes to OUT.partial.\n"
+    "  mpirun -n 8 halfquad quantize ./model ./out          the same bytes, by eight processes\n"
+    "\nNothing has the name OUT before it is complete: work goes to OUT.partial. An interrupted or failed job is\n"
+    "continued by the same command, with any number of ranks.\n"
     "A first SIGINT, SIGTERM or SIGUSR1 stops cleanly with exit code 75, a second one at once.\n";
 
 // Room for headers, configuration and the file system's own blocks beside the weights.
@@ -39,6 +49,8 @@ struct QuantizeOptions {
   std::string model;
   std::string out;
   bool overwrite = false;
+  bool fresh = false;
+  std::string schedule = "dynamic";
   SpecOptions spec;
   MachineOptions machine;
 };
@@ -53,89 +65,145 @@ void require_disk(FileSystem& files, const OutputDirectory& out, const Job& job)
                                human_bytes(needed), quoted(out.final_path().string()), human_bytes(free)));
 }
 
-RunResult write_weights(const Context& context, const Job& job, const QuantizeOptions& options,
-                        const std::function<std::unique_ptr<Solver>()>& make_solver, SafetensorsWriter& writer,
-                        RunFacts& facts) {
+RankJob rank_job(const Context& context, const Job& job, const QuantizeOptions& options, int processes) {
   RunOptions run;
-  run.threads = facts.threads;
-  run.memory_bytes = facts.memory_bytes;
+  run.threads = options.machine.thread_count(processes);
+  run.memory_bytes = options.machine.memory_bytes(processes);
   run.read_mode = options.machine.read_mode();
   run.nonfinite = options.spec.nonfinite == "zero" ? NonFinite::kZero : NonFinite::kError;
-  run.make_solver = make_solver;
-
-  ProgressCounters progress;
-  const ProgressTotals totals{job.plan.source_bytes, job.plan.weights, job.checkpoint.tensors().size()};
-  ProgressMeter meter(progress, totals, options.machine.progress_mode(), "quantizing");
-  RunResult result = run_plan(context.fs, job.checkpoint, job.layout, job.plan, writer, run, progress, context.stop);
-  writer.finish();
-  meter.finish();
-  facts.bytes_read = progress.bytes_read.load();
-  facts.bytes_written = progress.bytes_written.load();
-  facts.output_bytes = writer.file_bytes();
-  return result;
+  run.make_solver = options.machine.solver_factory();
+  require_memory(job.plan, run.memory_bytes);
+  return {.fs = context.fs,
+          .checkpoint = job.checkpoint,
+          .layout = job.layout,
+          .plan = job.plan,
+          .partial = partial_path(options.out),
+          .weights_name = std::string(kWeightsName),
+          .metadata = {{"format", "pt"}},
+          .write_mode = run.read_mode == ReadMode::kBuffered ? WriteMode::kBuffered : WriteMode::kDirect,
+          .run = run,
+          .schedule = options.schedule == "static" ? Schedule::kStatic : Schedule::kDynamic,
+          .fingerprint = fingerprint_of(job.checkpoint, job.layout, options.spec.nonfinite, HALFQUAD_VERSION)};
 }
 
-/// The job between the creation of OUT.partial and its renaming.
-RunResult fill_output(const Context& context, const Job& job, const QuantizeOptions& options,
-                      const std::vector<std::string>& command, OutputDirectory& out, RunFacts& facts) {
-  const auto start = std::chrono::steady_clock::now();
-  const auto make_solver = options.machine.solver_factory();
-  facts.solver = make_solver()->name();
-  const auto entries = job.layout.entries();
-  SafetensorsWriter writer(
-      context.fs, out.path_of(kWeightsName), {entries.begin(), entries.end()}, {{"format", "pt"}},
-      options.machine.read_mode() == ReadMode::kBuffered ? WriteMode::kBuffered : WriteMode::kDirect);
-  RunResult result = write_weights(context, job, options, make_solver, writer, facts);
-
+/// Everything of the output but the weights, which are complete.
+void write_rest(const Context& context, const Job& job, const QuantizeOptions& options,
+                const std::vector<std::string>& command, const RunResult& result, OutputDirectory& out,
+                RunFacts& facts) {
   if (job.checkpoint.config()) {
     write_text(context.fs, out.path_of(kConfigName), pretty_json(hqq_config(job.checkpoint, job.decisions)));
   }
   copy_side_files(context.fs, job.checkpoint, out);
-  facts.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   facts.peak_resident_bytes = peak_resident_bytes();
   write_text(context.fs, out.path_of(kReportName),
              pretty_json(build_report(job, options.spec, result, facts, command)));
+}
+
+/// The job between the creation of OUT.partial and its renaming.
+RunResult fill_output(const Context& context, const Job& job, const QuantizeOptions& options, const RankJob& ranks,
+                      const std::vector<std::string>& command, JobLeader& leader, OutputDirectory& out,
+                      RunFacts& facts) {
+  const auto start = std::chrono::steady_clock::now();
+  facts.threads = ranks.run.threads;
+  facts.memory_bytes = ranks.run.memory_bytes;
+  facts.solver = ranks.run.make_solver()->name();
+
+  ProgressCounters progress;
+  const ProgressTotals totals{job.plan.source_bytes, job.plan.weights, job.checkpoint.tensors().size()};
+  ProgressMeter meter(progress, totals, options.machine.progress_mode(), "quantizing");
+  const RunResult result = leader.run(ranks, out.resumed(), progress);
+  meter.finish();
+  facts.bytes_read = progress.bytes_read.load();
+  facts.bytes_written = progress.bytes_written.load();
+  facts.output_bytes = leader.file_bytes();
+  facts.ranks = leader.ranks();
+  facts.resume = leader.resume_facts();
+  facts.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  write_rest(context, job, options, command, result, out, facts);
+  if (context.stop.requested()) throw Error(ErrorCode::kInterrupted, "interrupted by a signal");
   return result;
 }
 
-void throw_interrupted() {
-  throw Error(ErrorCode::kInterrupted,
-              "interrupted by a signal: no output was written; run the same command again (this version starts over)");
+/// Whether a rerun can continue what is in OUT.partial: it holds finished work, and the error is not one that only
+/// other options or another source can mend.
+bool worth_keeping(const Error& error, const OutputDirectory& out, const RankJob& ranks) {
+  if (out.resumed()) return true;
+  return error.code() != ErrorCode::kBadInput && error.code() != ErrorCode::kUsage &&
+         JobFolder(ranks.fs, ranks.partial).fingerprint().has_value();
+}
+
+void quantize_into(const Context& context, const Job& job, const QuantizeOptions& options, const RankJob& ranks,
+                   const std::vector<std::string>& command, JobLeader& leader) {
+  OutputDirectory out(context.fs, options.out, options.model, options.overwrite ? Overwrite::kYes : Overwrite::kNo,
+                      options.fresh ? Leftover::kDiscard : Leftover::kKeep);
+  try {
+    if (!out.resumed()) require_disk(context.fs, out, job);
+    RunFacts facts;
+    const RunResult result = fill_output(context, job, options, ranks, command, leader, out, facts);
+    out.commit();
+    leader.succeed();
+    context.out << summary_text(job, result, facts, out.final_path());
+  } catch (const Error& error) {
+    if (!worth_keeping(error, out, ranks)) {
+      discard_quietly(out);
+      throw;
+    }
+    throw Error(error.code(),
+                fmt::format("{}; what is finished is kept in {}: run the same command again to continue", error.what(),
+                            quoted(ranks.partial.string())),
+                error.where());
+  }
+}
+
+void lead(const Context& context, const QuantizeOptions& options, const std::vector<std::string>& command,
+          Communicator& communicator) {
+  Log log(options.machine.level());
+  JobLeader leader(communicator, host_name(), context.stop, [&log](const std::string& text) { log.warn(text); });
+  try {
+    // OutputDirectory decides; this only spares a long scan whose result could not be kept.
+    HALFQUAD_REQUIRE(options.spec.nonfinite != "keep-original" || options.overwrite ||
+                         context.fs.kind(options.out) == FileKind::kMissing,
+                     kUsage, fmt::format("{} exists; choose another OUT or pass --overwrite", quoted(options.out)));
+    const Job job = prepare_job(context, options.model, options.spec, options.machine);
+    for (const std::string& warning : job_warnings(job)) log.warn(warning);
+    if (!job.checkpoint.config()) {
+      log.warn("the checkpoint has no config.json, so the output has none: loaders will need one beside it");
+    }
+    quantize_into(context, job, options, rank_job(context, job, options, communicator.local_size()), command, leader);
+  } catch (const Error& error) {
+    if (!leader.fail(error)) throw;
+    context.err << "halfquad: error: " << error.what() << '\n' << std::flush;
+    communicator.abort(exit_code(error.code()));
+  }
+}
+
+/// A rank other than 0: silent, since rank 0 speaks for all.
+void follow(const Context& context, const QuantizeOptions& options, Communicator& communicator) {
+  QuantizeOptions silent = options;
+  silent.machine.progress = "none";
+  JobFollower follower(communicator, host_name(), context.stop);
+  std::optional<Error> end;
+  try {
+    try {
+      const Job job = prepare_job(context, silent.model, silent.spec, silent.machine);
+      end = follower.run(rank_job(context, job, silent, communicator.local_size()));
+    } catch (const Error& error) {
+      end = follower.fail(error);
+    }
+  } catch (const Error& error) {
+    context.err << "halfquad: error: rank " << communicator.rank() << ": " << error.what() << '\n' << std::flush;
+    communicator.abort(exit_code(error.code()));
+  }
+  if (end) throw QuietExit{exit_code(end->code())};
 }
 
 void quantize(const Context& context, const QuantizeOptions& options, const std::vector<std::string>& command) {
-  Log log(options.machine.level());
-  RunFacts facts;
-  facts.threads = options.machine.thread_count();
-  facts.memory_bytes = options.machine.memory_bytes();
   static_cast<void>(options.machine.solver_factory());  // an unknown --isa shows before any work
-  // OutputDirectory decides; this only spares a long scan whose result could not be kept.
-  HALFQUAD_REQUIRE(options.spec.nonfinite != "keep-original" || options.overwrite ||
-                       context.fs.kind(options.out) == FileKind::kMissing,
-                   kUsage, fmt::format("{} exists; choose another OUT or pass --overwrite", quoted(options.out)));
-
-  const Job job = prepare_job(context, options.model, options.spec, options.machine);
-  const std::vector<std::string> warnings = job_warnings(job);
-  for (const std::string& warning : warnings) log.warn(warning);
-  if (!job.checkpoint.config()) {
-    log.warn("the checkpoint has no config.json, so the output has none: loaders will need one beside it");
-  }
-  require_memory(job.plan, facts.memory_bytes);
-
-  OutputDirectory out(context.fs, options.out, options.model, options.overwrite ? Overwrite::kYes : Overwrite::kNo);
-  try {
-    require_disk(context.fs, out, job);
-    const RunResult result = fill_output(context, job, options, command, out, facts);
-    if (context.stop.requested()) throw_interrupted();
-    out.commit();
-    context.out << summary_text(job, result, facts, out.final_path());
-  } catch (const Error& error) {
-    if (error.code() == ErrorCode::kInterrupted) throw_interrupted();
-    discard_quietly(out);
-    throw;
-  } catch (...) {
-    discard_quietly(out);
-    throw;
+  const std::unique_ptr<Communicator> communicator = join_job(context.environment);
+  if (communicator->rank() == 0) {
+    lead(context, options, command, *communicator);
+  } else {
+    follow(context, options, *communicator);
   }
 }
 
@@ -150,16 +218,25 @@ Command add_quantize(CLI::App& root, const Context& context, const std::vector<s
       ->type_name("");
   app->add_option("OUT", options->out, "Directory to create")->required()->type_name("");
   app->add_flag("--overwrite", options->overwrite, "Replace OUT once the new output is complete");
+  app->add_flag("--fresh", options->fresh, "Discard what an interrupted run finished instead of continuing it");
   add_spec_options(*app, options->spec);
   add_thread_option(*app, options->machine);
   add_memory_options(*app, options->machine);
   add_solver_options(*app, options->machine);
+  app->add_option("--schedule", options->schedule,
+                  "Several ranks: dynamic lets those that are done help the others; static gives each a fixed share")
+      ->capture_default_str()
+      ->check(quiet(CLI::IsMember({"dynamic", "static"})))
+      ->type_name("HOW")
+      ->group("Machine");
   add_message_options(*app, options->machine);
-  return {app, [&context, options, &arguments] {
+  return {app,
+          [&context, options, &arguments] {
             std::vector<std::string> command{"halfquad"};
             command.insert(command.end(), arguments.begin(), arguments.end());
             quantize(context, *options, command);
-          }};
+          },
+          /*with_ranks=*/true};
 }
 
 }  // namespace halfquad

@@ -14,6 +14,7 @@ namespace halfquad {
 struct Command {
   CLI::App* app = nullptr;
   std::function<void()> run;
+  bool with_ranks = false;  ///< Works as one of several ranks too.
 };
 
 /// Each adds its subcommand to `root`. `context` must outlive the command; `arguments` go into the report.

@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "runtime/check.h"
+
 namespace halfquad {
 namespace {
 
@@ -18,14 +20,14 @@ int count_of(const Environment& environment, std::string_view name) {
   return error == std::errc{} && end == text.data() + text.size() ? value : 0;
 }
 
-struct Starter {
+struct KnownStarter {
   std::string_view variable;
   std::string_view name;
 };
 
 // SLURM_NTASKS is the size of the allocation and is set in a plain batch script too; only a step's own count says that
 // this very process is one of several.
-constexpr Starter kStarters[] = {
+constexpr KnownStarter kStarters[] = {
     {"OMPI_COMM_WORLD_SIZE", "mpirun"}, {"PMI_SIZE", "mpirun"},           {"MV2_COMM_WORLD_SIZE", "mpirun"},
     {"MPI_LOCALNRANKS", "mpirun"},      {"SLURM_STEP_NUM_TASKS", "srun"},
 };
@@ -44,16 +46,35 @@ Environment read_environment(const char* const* variables) {
   return environment;
 }
 
-std::optional<std::string> several_ranks(const Environment& environment) {
-  for (const Starter& starter : kStarters) {
+std::optional<Starter> started_by(const Environment& environment) {
+  for (const KnownStarter& starter : kStarters) {
     const int ranks = count_of(environment, starter.variable);
-    if (ranks <= 1) continue;
-    return fmt::format(
-        "started as one of {} processes by {} ({}={}); this version runs on one machine with all its cores: start it "
-        "once, without {}, or with one task",
-        ranks, starter.name, starter.variable, ranks, starter.name);
+    if (ranks > 1) return Starter{std::string(starter.name), std::string(starter.variable), ranks};
   }
   return std::nullopt;
+}
+
+std::unique_ptr<Communicator> join_job(const Environment& environment) {
+  const std::optional<Starter> starter = started_by(environment);
+  if (!starter) return make_single_communicator();
+  std::unique_ptr<Communicator> communicator = make_mpi_communicator();
+  HALFQUAD_REQUIRE(
+      communicator->size() > 1, kUsage,
+      fmt::format(
+          "{} started {} processes ({}={}), but MPI connects none of them: each would do the whole job into the "
+          "same output. Start them with the launcher of the MPI that halfquad was built with ({}); under Slurm "
+          "try srun --mpi=pmix or mpirun inside salloc",
+          starter->name, starter->ranks, starter->variable, starter->ranks, communicator->name()));
+  return communicator;
+}
+
+void require_alone(const Environment& environment, std::string_view command) {
+  const std::optional<Starter> starter = started_by(environment);
+  if (!starter) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("started as one of {} processes by {} ({}={}); halfquad {} runs on one machine with all its "
+                          "cores: start it once, without {}, or with one task",
+                          starter->ranks, starter->name, starter->variable, starter->ranks, command, starter->name));
 }
 
 }  // namespace halfquad

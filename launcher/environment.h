@@ -2,8 +2,12 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+
+#include "runtime/communicator.h"
 
 namespace halfquad {
 
@@ -13,9 +17,21 @@ using Environment = std::map<std::string, std::string, std::less<>>;
 /// `variables`: NAME=value strings, ended by a null pointer (the process's `environ`).
 [[nodiscard]] Environment read_environment(const char* const* variables);
 
-/// Why this process must not run: it is one of several that mpirun or srun started, which would all do the same job
-/// into the same output. Nothing when it was started alone, or inside a batch job but not as one of several tasks of a
-/// step.
-[[nodiscard]] std::optional<std::string> several_ranks(const Environment& environment);
+/// Who started this process as one of several.
+struct Starter {
+  std::string name;      ///< "mpirun" or "srun".
+  std::string variable;  ///< The environment variable that says so.
+  int ranks = 0;
+};
+
+/// Nothing when this process was started alone, or inside a batch job but not as one of several tasks of a step.
+[[nodiscard]] std::optional<Starter> started_by(const Environment& environment);
+
+/// The job this process was started into: by mpirun or srun, or alone. Throws kUsage when it is one of several
+/// processes that do not see each other: they would all do the same job into the same output.
+[[nodiscard]] std::unique_ptr<Communicator> join_job(const Environment& environment);
+
+/// Throws kUsage when this process is one of several: for commands that run once.
+void require_alone(const Environment& environment, std::string_view command);
 
 }  // namespace halfquad

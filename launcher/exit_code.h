@@ -13,6 +13,11 @@ inline constexpr int kExitMismatch = 6;
 inline constexpr int kExitInternal = 70;
 inline constexpr int kExitInterrupted = 75;  ///< EX_TEMPFAIL: a batch system may start the same command again.
 
+/// Thrown by a rank whose job ended with an error that rank 0 reports: exits with `code` and without a word.
+struct QuietExit {
+  int code = kExitInternal;
+};
+
 /// The process exit code of an error. Part of the command-line interface: scripts act on it.
 [[nodiscard]] constexpr int exit_code(ErrorCode code) noexcept {
   switch (code) {

@@ -104,11 +104,11 @@ void add_selection_options(CLI::App& app, SpecOptions& options) {
 
 }  // namespace
 
-int MachineOptions::thread_count() const { return threads.value_or(usable_cores()); }
+int MachineOptions::thread_count(int processes) const { return threads.value_or(fair_cores(processes)); }
 
-std::uint64_t MachineOptions::memory_bytes() const {
+std::uint64_t MachineOptions::memory_bytes(int processes) const {
   if (!memory.empty()) return parse_size_option(memory, "--memory");
-  return std::min(kDefaultMemory, available_memory_bytes() / 2);
+  return std::min(kDefaultMemory, available_memory_bytes() / 2 / static_cast<std::uint64_t>(processes));
 }
 
 ReadMode MachineOptions::read_mode() const {

@@ -28,9 +28,10 @@ struct MachineOptions {
   std::string backend = "auto";
   std::string isa;
 
-  [[nodiscard]] int thread_count() const;
-  /// --memory, or the smaller of 2 GiB and half of what is available.
-  [[nodiscard]] std::uint64_t memory_bytes() const;
+  /// --threads, or this process's part of the machine's cores when `processes` share it.
+  [[nodiscard]] int thread_count(int processes = 1) const;
+  /// --memory, or the smaller of 2 GiB and its part of half of what is available.
+  [[nodiscard]] std::uint64_t memory_bytes(int processes = 1) const;
   [[nodiscard]] ReadMode read_mode() const;
   [[nodiscard]] ProgressMode progress_mode() const { return progress_mode_from_name(progress); }
   [[nodiscard]] LogLevel level() const { return log_level_from_name(log_level); }

@@ -95,6 +95,22 @@ json::object layer_object(const QuantizedTensor& layer, const TensorResult& resu
   };
 }
 
+json::array ranks_array(const RunFacts& facts) {
+  json::array ranks;
+  for (const RankFacts& rank : facts.ranks) {
+    ranks.push_back({{"host", is_utf8(rank.host) ? rank.host : quoted(rank.host)},
+                     {"bytes_read", rank.bytes_read},
+                     {"bytes_written", rank.bytes_written},
+                     {"weights", rank.weights},
+                     {"read_gb_per_s", per_second(rank.bytes_read, facts.seconds) / 1e9},
+                     {"read_wait_seconds", rank.stats.read_wait_seconds},
+                     {"solve_seconds", rank.stats.solve_seconds},
+                     {"write_seconds", rank.stats.write_seconds},
+                     {"peak_buffer_bytes", rank.stats.peak_buffer_bytes}});
+  }
+  return ranks;
+}
+
 json::array kept_array(const Job& job) {
   json::array kept;
   for (const Decision& decision : job.decisions) {
@@ -153,6 +169,8 @@ boost::json::object build_report(const Job& job, const SpecOptions& spec, const 
       {"source", source_object(job.checkpoint)},
       {"settings", {{"scale_dtype", name_of(job.layout.stored())}, {"nonfinite", spec.nonfinite}}},
       {"totals", totals_object(job, result, facts)},
+      {"ranks", ranks_array(facts)},
+      {"resumed", {{"source_bytes", facts.resume.source_bytes}, {"pieces_damaged", facts.resume.damaged}}},
       {"layers", std::move(layers)},
       {"kept", kept_array(job)},
       {"tensors", tensors_object(job.layout, result)},

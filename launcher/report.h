@@ -8,6 +8,7 @@
 #include <boost/json/object.hpp>
 
 #include "launcher/job.h"
+#include "sharding/job_leader.h"
 #include "sharding/runner.h"
 
 namespace halfquad {
@@ -20,8 +21,10 @@ struct RunFacts {
   std::uint64_t output_bytes = 0;  ///< The finished weight file with its header.
   std::uint64_t peak_resident_bytes = 0;
   std::uint64_t memory_bytes = 0;
-  int threads = 0;
+  int threads = 0;  ///< Of one rank.
   std::string solver;
+  std::vector<RankFacts> ranks;
+  ResumeFacts resume;
 };
 
 /// Errors of one layer, or of all of them together, as people read them. Nothing: not defined (an error of zero has no

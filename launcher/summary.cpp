@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <set>
 #include <vector>
 
 #include <fmt/format.h>
@@ -43,6 +44,20 @@ std::string worst_layers(const Job& job, const RunResult& result) {
                    ratio_text(worst.relative), decibel_text(worst.sqnr_db)});
   }
   return table.text(2);
+}
+
+std::string ranks_text(const RunFacts& facts) {
+  std::set<std::string> hosts;
+  double most = 0, sum = 0;
+  for (const RankFacts& rank : facts.ranks) {
+    hosts.insert(rank.host);
+    const double busy = rank.stats.solve_seconds;
+    most = std::max(most, busy);
+    sum += busy;
+  }
+  const double mean = sum / static_cast<double>(facts.ranks.size());
+  return fmt::format("{} on {} host{}; the busiest solved {:.2f} times as long as the mean", facts.ranks.size(),
+                     hosts.size(), hosts.size() == 1 ? "" : "s", mean > 0 ? most / mean : 1.0);
 }
 
 }  // namespace
@@ -96,6 +111,11 @@ std::string summary_text(const Job& job, const RunResult& result, const RunFacts
       {"time", fmt::format("{:.2f} s with {} threads ({}): {:.2f} GB/s read, {:.1f} M weights/s", facts.seconds,
                            facts.threads, facts.solver, static_cast<double>(facts.bytes_read) / seconds / 1e9,
                            static_cast<double>(inventory.weights) / seconds / 1e6)});
+  if (facts.ranks.size() > 1) facts_table.add_row({"ranks", ranks_text(facts)});
+  if (facts.resume.source_bytes > 0) {
+    facts_table.add_row({"continued", fmt::format("{} of the source were finished by an earlier run",
+                                                  human_bytes(facts.resume.source_bytes))});
+  }
   facts_table.add_row(
       {"memory", fmt::format("{} resident at most; buffers {} of {}", human_bytes(facts.peak_resident_bytes),
                              human_bytes(result.peak_buffer_bytes), human_bytes(facts.memory_bytes))});

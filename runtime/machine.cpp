@@ -1,6 +1,7 @@
 #include "runtime/machine.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <fstream>
 #include <iterator>
@@ -10,7 +11,7 @@
 #include <sched.h>
 #include <string_view>
 #include <sys/resource.h>
-#include <thread>
+#include <unistd.h>
 
 #include "runtime/cgroup.h"
 
@@ -23,6 +24,11 @@ std::optional<std::string> read_text(const std::string& path) {
   return std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
 }
 
+int cores_online() {
+  const long cores = ::sysconf(_SC_NPROCESSORS_ONLN);
+  return cores > 0 ? static_cast<int>(cores) : 1;
+}
+
 int cores_in_affinity_mask() {
   // The kernel refuses a mask shorter than its own, whose length it does not tell.
   constexpr int kMostCpus = 1 << 20;
@@ -32,7 +38,7 @@ int cores_in_affinity_mask() {
     const std::size_t bytes = CPU_ALLOC_SIZE(static_cast<unsigned>(cpus));
     if (set && ::sched_getaffinity(0, bytes, set.get()) == 0) return CPU_COUNT_S(bytes, set.get());
   }
-  return static_cast<int>(std::thread::hardware_concurrency());
+  return cores_online();
 }
 
 }  // namespace
@@ -43,6 +49,19 @@ int usable_cores() {
   // Up: with a quota of 1.5 one thread would leave a third of it unused.
   const double limited = quota ? std::min<double>(cores, std::ceil(*quota)) : cores;
   return std::max(1, static_cast<int>(limited));
+}
+
+int fair_cores(int processes) {
+  const int usable = usable_cores();
+  const int online = cores_online();
+  const int share = (usable < online ? online : usable) / std::max(1, processes);
+  return std::max(1, std::min(usable, share));
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  if (::gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
+  return name.data();
 }
 
 std::uint64_t available_memory_bytes() {

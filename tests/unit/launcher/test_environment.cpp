@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "launcher/environment.h"
+#include "tests/support/expect_error.h"
 
 namespace halfquad {
 namespace {
@@ -14,37 +15,49 @@ TEST(Environment, ReadsNamesAndValues) {
   EXPECT_TRUE(read_environment(nullptr).empty());
 }
 
-TEST(SeveralRanks, RefusesEveryStarterOfMoreThanOneProcess) {
+TEST(StartedBy, KnowsEveryStarterOfMoreThanOneProcess) {
   for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"}) {
-    const auto reason = several_ranks({{variable, "4"}});
+    const auto starter = started_by({{variable, "4"}});
 
-    ASSERT_TRUE(reason.has_value()) << variable;
-    EXPECT_NE(reason->find("one of 4 processes"), std::string::npos) << *reason;
-    EXPECT_NE(reason->find(variable), std::string::npos) << *reason;
-    EXPECT_NE(reason->find("start it once"), std::string::npos) << *reason;
+    ASSERT_TRUE(starter.has_value()) << variable;
+    EXPECT_EQ(starter->ranks, 4);
+    EXPECT_EQ(starter->variable, variable);
   }
 }
 
-TEST(SeveralRanks, AllowsASingleProcess) {
-  EXPECT_FALSE(several_ranks({}).has_value());
-  EXPECT_FALSE(several_ranks({{"OMPI_COMM_WORLD_SIZE", "1"}, {"PMI_SIZE", "1"}}).has_value());
-  EXPECT_FALSE(several_ranks({{"OMPI_COMM_WORLD_SIZE", "many"}}).has_value());
+TEST(StartedBy, IsNothingForASingleProcess) {
+  EXPECT_FALSE(started_by({}).has_value());
+  EXPECT_FALSE(started_by({{"OMPI_COMM_WORLD_SIZE", "1"}, {"PMI_SIZE", "1"}}).has_value());
+  EXPECT_FALSE(started_by({{"OMPI_COMM_WORLD_SIZE", "many"}}).has_value());
 }
 
-TEST(SeveralRanks, AllowsABatchScriptWhoseAllocationHasManyTasks) {
+TEST(StartedBy, IsNothingForABatchScriptWhoseAllocationHasManyTasks) {
   const Environment batch = {
       {"SLURM_JOB_ID", "7"}, {"SLURM_NTASKS", "16"}, {"SLURM_PROCID", "0"}, {"SLURM_STEP_NUM_TASKS", "1"}};
 
-  EXPECT_FALSE(several_ranks(batch).has_value());
+  EXPECT_FALSE(started_by(batch).has_value());
 }
 
-TEST(SeveralRanks, RefusesSrunWithoutAnyMpi) {
+TEST(StartedBy, KnowsSrunWithoutAnyMpi) {
   const Environment step = {{"SLURM_NTASKS", "2"}, {"SLURM_PROCID", "1"}, {"SLURM_STEP_NUM_TASKS", "2"}};
 
-  const auto reason = several_ranks(step);
+  const auto starter = started_by(step);
 
-  ASSERT_TRUE(reason.has_value());
-  EXPECT_NE(reason->find("srun"), std::string::npos) << *reason;
+  ASSERT_TRUE(starter.has_value());
+  EXPECT_EQ(starter->name, "srun");
+}
+
+TEST(RequireAlone, RefusesOneOfSeveralProcessesAndNamesTheStarter) {
+  EXPECT_NO_THROW(require_alone({}, "verify"));
+  test::expect_error(ErrorCode::kUsage, {"one of 4 processes", "mpirun", "PMI_SIZE", "halfquad verify", "start it once"},
+                     [] { require_alone({{"PMI_SIZE", "4"}}, "verify"); });
+}
+
+TEST(JoinJob, IsASingleProcessWithoutAStarter) {
+  const auto communicator = join_job({});
+
+  EXPECT_EQ(communicator->size(), 1);
+  EXPECT_EQ(communicator->rank(), 0);
 }
 
 }  // namespace
