@@ -51,6 +51,7 @@ struct QuantizeOptions {
   bool overwrite = false;
   bool fresh = false;
   std::string schedule = "dynamic";
+  std::string trace;
   SpecOptions spec;
   MachineOptions machine;
 };
@@ -65,8 +66,9 @@ void require_disk(FileSystem& files, const OutputDirectory& out, const Job& job)
                                human_bytes(needed), quoted(out.final_path().string()), human_bytes(free)));
 }
 
-RankJob rank_job(const Context& context, const Job& job, const QuantizeOptions& options, int processes) {
+RankJob rank_job(const Context& context, const Job& job, const QuantizeOptions& options, int processes, Trace* trace) {
   RunOptions run;
+  run.trace = trace;
   run.threads = options.machine.thread_count(processes);
   run.memory_bytes = options.machine.memory_bytes(processes);
   run.read_mode = options.machine.read_mode();
@@ -169,7 +171,11 @@ void lead(const Context& context, const QuantizeOptions& options, const std::vec
     if (!job.checkpoint.config()) {
       log.warn("the checkpoint has no config.json, so the output has none: loaders will need one beside it");
     }
-    quantize_into(context, job, options, rank_job(context, job, options, communicator.local_size()), command, leader);
+    Trace trace(0);
+    const RankJob ranks =
+        rank_job(context, job, options, communicator.local_size(), options.trace.empty() ? nullptr : &trace);
+    quantize_into(context, job, options, ranks, command, leader);
+    if (!options.trace.empty()) write_text(context.fs, options.trace, trace.json());
   } catch (const Error& error) {
     if (!leader.fail(error)) throw;
     context.err << "halfquad: error: " << error.what() << '\n' << std::flush;
@@ -186,7 +192,9 @@ void follow(const Context& context, const QuantizeOptions& options, Communicator
   try {
     try {
       const Job job = prepare_job(context, silent.model, silent.spec, silent.machine);
-      end = follower.run(rank_job(context, job, silent, communicator.local_size()));
+      Trace trace(communicator.rank());
+      end = follower.run(
+          rank_job(context, job, silent, communicator.local_size(), options.trace.empty() ? nullptr : &trace));
     } catch (const Error& error) {
       end = follower.fail(error);
     }
@@ -230,6 +238,10 @@ Command add_quantize(CLI::App& root, const Context& context, const std::vector<s
       ->type_name("HOW")
       ->group("Machine");
   add_message_options(*app, options->machine);
+  app->add_option("--trace", options->trace,
+                  "Write a time line of every rank's threads to FILE (Chrome trace JSON, for ui.perfetto.dev)")
+      ->type_name("FILE")
+      ->group("Messages");
   return {app,
           [&context, options, &arguments] {
             std::vector<std::string> command{"halfquad"};

@@ -14,6 +14,7 @@
 #include "kernels/solver.h"
 #include "runtime/progress.h"
 #include "runtime/stop_flag.h"
+#include "runtime/trace.h"
 #include "sharding/hqq_layout.h"
 #include "sharding/ledger.h"
 #include "sharding/plan.h"
@@ -30,6 +31,7 @@ struct RunOptions {
   ReadMode read_mode = ReadMode::kAuto;
   NonFinite nonfinite = NonFinite::kError;
   std::function<std::unique_ptr<Solver>()> make_solver;  ///< One call per worker.
+  Trace* trace = nullptr;                                ///< Told what every thread does, when there is one.
 };
 
 /// What one pipeline measured about itself.

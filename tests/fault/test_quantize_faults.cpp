@@ -30,8 +30,16 @@ Files files_in(const std::string& directory) {
   Files files;
   for (const auto& entry : std::filesystem::directory_iterator(directory)) {
     const std::string name = entry.path().filename().string();
-    files[name] = name == "halfquad_report.json" ? "" : get_file(entry.path());
+    const bool content = name != "halfquad_report.json" && !entry.is_directory();
+    files[name] = content ? get_file(entry.path()) : "";
   }
+  return files;
+}
+
+/// The same without the private folder, which a run leaves that dies right after giving the output its name.
+Files output_files_in(const std::string& directory) {
+  Files files = files_in(directory);
+  files.erase(".halfquad");
   return files;
 }
 
@@ -119,7 +127,7 @@ TEST_F(QuantizeFaults, AFailingCallLeavesNoOutputOrAWholeOneAndTheNextRunSucceed
       SCOPED_TRACE(fmt::format("call {} ({}), {}", call, plan->failed_call(), after == After::kDead ? "dead" : "once"));
       const bool complete = std::filesystem::exists(out_);
       if (complete) {
-        ASSERT_TRUE(files_in(out_) == expected);
+        ASSERT_TRUE(output_files_in(out_) == expected);
       }
 
       const Outcome again =
@@ -152,7 +160,7 @@ TEST_F(QuantizeFaults, OverwritingHasTheOldOrTheNewOutputWholeAtAnyTime) {
         SCOPED_TRACE(fmt::format("call {} ({}), {}, {}", call, plan->failed_call(),
                                  after == After::kDead ? "dead" : "once", can_exchange ? "exchange" : "two renames"));
         if (std::filesystem::exists(out_)) {
-          const Files files = files_in(out_);
+          const Files files = output_files_in(out_);
           ASSERT_TRUE(files == old || files == fresh);
         } else {
           ASSERT_FALSE(can_exchange);
