@@ -2,10 +2,12 @@
 
 #include <condition_variable>
 #include <deque>
+#include <future>
 #include <mutex>
 #include <thread>
 #include <utility>
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include "runtime/check.h"
@@ -83,23 +85,22 @@ class RemoteShare final : public WorkShare {
   bool no_more_ = false, closed_ = false;
 };
 
-void write_progress(WireWriter& out, const ProgressCounters& progress) {
-  out.put(progress.bytes_read.load());
-  out.put(progress.bytes_written.load());
-  out.put(progress.weights_done.load());
-  out.put(progress.source_bytes_done.load());
-}
-
 }  // namespace
 
-JobFollower::JobFollower(Communicator& communicator, std::string host, const StopFlag& stop)
-    : communicator_(communicator), host_(std::move(host)), stop_(stop), heard_(std::chrono::steady_clock::now()) {}
+JobFollower::JobFollower(Communicator& communicator, std::string host, const StopFlag& stop, JobLimits limits)
+    : communicator_(communicator),
+      host_(std::move(host)),
+      stop_(stop),
+      limits_(limits),
+      heard_(std::chrono::steady_clock::now()),
+      next_sign_(heard_ + limits.life_sign) {}
 
 std::optional<Error> JobFollower::run(const RankJob& job) {
   try {
     work(job);
-  } catch (const Error& error) {
-    return over_ ? end_ : fail(error);
+  } catch (...) {
+    if (over_) return end_;
+    return fail(as_error(std::current_exception()));
   }
   return wait_for_bye();
 }
@@ -121,17 +122,7 @@ void JobFollower::work(const RankJob& job) {
   WireReader in(setup.data);
   const int run = in.get<int>();
   const std::vector<ItemRecord> records = read_records(in);
-  const auto entries = job.layout.entries();
-  SafetensorsWriter writer =
-      SafetensorsWriter::attach(job.fs, job.partial / job.weights_name, {entries.begin(), entries.end()}, job.metadata,
-                                {.mode = job.write_mode, .stop = &stop_});
-  const std::vector<std::uint64_t> damaged =
-      damaged_items(job.fs, job.partial / job.weights_name, writer, job.layout, records, job.run.threads, stop_);
-  WireWriter checked;
-  checked.put(static_cast<std::uint64_t>(damaged.size()));
-  for (const std::uint64_t item : damaged) checked.put(item);
-  outbox_.post(message_to(kLeader, Tag::kChecked, checked));
-
+  SafetensorsWriter writer = attach_and_check(job, records);
   const Message go = wait_for(Tag::kGo);
   WireReader decisions(go.data);
   std::vector<std::optional<TensorDecision>> settled(job.layout.quantized().size());
@@ -142,14 +133,41 @@ void JobFollower::work(const RankJob& job) {
   run_pipeline(job, writer, run, settled);
 }
 
+// On another thread, so that this one hears of the job's end and rank 0 hears from it.
+SafetensorsWriter JobFollower::attach_and_check(const RankJob& job, std::span<const ItemRecord> records) {
+  StopFlag stop;
+  const std::filesystem::path file = job.partial / job.weights_name;
+  std::vector<std::uint64_t> damaged;
+  auto attached = std::async(std::launch::async, [&] {
+    const auto entries = job.layout.entries();
+    SafetensorsWriter writer = SafetensorsWriter::attach(job.fs, file, {entries.begin(), entries.end()}, job.metadata,
+                                                         {.mode = job.write_mode, .stop = &stop});
+    damaged = damaged_items(job.fs, file, writer, job.layout, records, job.run.threads, stop);
+    return writer;
+  });
+  try {
+    while (attached.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
+      if (stop_.requested() || over_) stop.request();
+      static_cast<void>(next_message());
+    }
+  } catch (...) {
+    stop.request();
+    throw;
+  }
+  SafetensorsWriter writer = attached.get();
+  WireWriter checked;
+  checked.put(static_cast<std::uint64_t>(damaged.size()));
+  for (const std::uint64_t item : damaged) checked.put(item);
+  outbox_.post(message_to(kLeader, Tag::kChecked, checked));
+  return writer;
+}
+
 void JobFollower::run_pipeline(const RankJob& job, SafetensorsWriter& writer, int run,
                                std::span<const std::optional<TensorDecision>> settled) {
-  ProgressCounters progress;
   RemoteShare share(outbox_);
-  bool told = false;
-  auto next_sign = std::chrono::steady_clock::now();
+  bool told = false, told_stop = false;
   LocalRun local(job, writer, JobFolder(job.fs, job.partial).journal(run, communicator_.rank()), settled, share,
-                 progress);
+                 progress_);
   const auto wind_up = [&] {
     local.stop();
     share.close();
@@ -157,20 +175,19 @@ void JobFollower::run_pipeline(const RankJob& job, SafetensorsWriter& writer, in
   try {
     while (!over_) {
       if (stop_.requested()) wind_up();
-      const auto now = std::chrono::steady_clock::now();
-      if (now >= next_sign) {
-        next_sign = now + kLifeSign;
-        WireWriter out;
-        write_progress(out, progress);
-        outbox_.post(message_to(kLeader, Tag::kProgress, out));
-      }
       if (local.ended() && !told) {
         told = true;
-        WireWriter counters;
-        write_progress(counters, progress);
-        outbox_.post(message_to(kLeader, Tag::kProgress, counters));
+        post_progress();
+        post_trace(job);
         WireWriter out;
         write_outcome(out, local.outcome());
+        outbox_.post(message_to(kLeader, Tag::kEnded, out));
+      }
+      if (told && !told_stop && stop_.requested()) {  // its own work is done, but not the job's
+        told_stop = true;
+        WireWriter out;
+        write_outcome(out,
+                      {Error(ErrorCode::kInterrupted, "interrupted: a stop was requested"), local.outcome().stats});
         outbox_.post(message_to(kLeader, Tag::kEnded, out));
       }
       const std::optional<Message> message = next_message();
@@ -186,6 +203,13 @@ void JobFollower::run_pipeline(const RankJob& job, SafetensorsWriter& writer, in
   wind_up();
 }
 
+void JobFollower::post_trace(const RankJob& job) {
+  if (job.run.trace == nullptr) return;
+  WireWriter out;
+  write_events(out, job.run.trace->take());
+  outbox_.post(message_to(kLeader, Tag::kTrace, out));
+}
+
 Message JobFollower::wait_for(Tag tag) {
   while (!over_) {
     std::optional<Message> message = next_message();
@@ -197,24 +221,37 @@ Message JobFollower::wait_for(Tag tag) {
 
 // Sends what is to be sent and takes the next message; pauses when there is neither.
 std::optional<Message> JobFollower::next_message() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now >= next_sign_) {
+    next_sign_ = now + limits_.life_sign;
+    post_progress();
+  }
   flush();
   std::optional<Message> message = communicator_.receive();
-  const auto now = std::chrono::steady_clock::now();
   if (message) {
     heard_ = now;
     if (message->tag == static_cast<int>(Tag::kBye)) take_bye(*message);
     return message;
   }
-  HALFQUAD_REQUIRE(now - heard_ < kSilenceLimit, kIo,
-                   fmt::format("rank 0 has been silent for {} seconds: its process or node is gone; run the same "
-                               "command again to continue",
-                               kSilenceLimit.count()));
+  HALFQUAD_REQUIRE(now - heard_ < limits_.silence, kIo,
+                   fmt::format("rank 0 has been silent for {}: its process or node is gone; run the same command again "
+                               "to continue",
+                               limits_.silence));
   std::this_thread::sleep_for(kPause);
   return message;
 }
 
 void JobFollower::flush() {
   for (Message& message : outbox_.take()) communicator_.send(std::move(message));
+}
+
+void JobFollower::post_progress() {
+  WireWriter out;
+  out.put(progress_.bytes_read.load());
+  out.put(progress_.bytes_written.load());
+  out.put(progress_.weights_done.load());
+  out.put(progress_.source_bytes_done.load());
+  outbox_.post(message_to(kLeader, Tag::kProgress, out));
 }
 
 void JobFollower::take_bye(const Message& message) {

@@ -2,9 +2,11 @@
 
 #include <chrono>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "runtime/communicator.h"
+#include "runtime/progress.h"
 #include "runtime/stop_flag.h"
 #include "sharding/outbox.h"
 #include "sharding/rank_job.h"
@@ -15,30 +17,36 @@ namespace halfquad {
 class JobFollower {
  public:
   /// `host`: for messages that name this rank.
-  JobFollower(Communicator& communicator, std::string host, const StopFlag& stop);
+  JobFollower(Communicator& communicator, std::string host, const StopFlag& stop, JobLimits limits = {});
 
   /// Does this rank's share. Nothing: the job is complete; otherwise the error it ended with, which rank 0 reports.
+  /// Throws kIo when rank 0 is gone and so nobody will.
   [[nodiscard]] std::optional<Error> run(const RankJob& job);
-  /// Tells rank 0 of an error met before run() and returns what the job ended with.
+  /// Tells rank 0 of an error met before run() and returns what the job ended with; throws as run() does.
   [[nodiscard]] std::optional<Error> fail(const Error& error);
 
  private:
   void work(const RankJob& job);
+  [[nodiscard]] SafetensorsWriter attach_and_check(const RankJob& job, std::span<const ItemRecord> records);
   void run_pipeline(const RankJob& job, SafetensorsWriter& writer, int run,
                     std::span<const std::optional<TensorDecision>> settled);
+  void post_trace(const RankJob& job);
   [[nodiscard]] Message wait_for(Tag tag);
   [[nodiscard]] std::optional<Message> next_message();
   void flush();
+  void post_progress();
   [[nodiscard]] std::optional<Error> wait_for_bye();
   void take_bye(const Message& message);
 
   Communicator& communicator_;
   const std::string host_;
   const StopFlag& stop_;
+  const JobLimits limits_;
   Outbox outbox_;
   bool over_ = false;
   std::optional<Error> end_;
-  std::chrono::steady_clock::time_point heard_;
+  std::chrono::steady_clock::time_point heard_, next_sign_;
+  ProgressCounters progress_;
 };
 
 }  // namespace halfquad

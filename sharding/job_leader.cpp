@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include "io/output_directory.h"
@@ -17,6 +18,7 @@ namespace {
 
 constexpr std::chrono::microseconds kPause{300};
 constexpr int kSelf = 0;
+constexpr int kNobody = -1;  // whose failure says itself whom it is about
 
 }  // namespace
 
@@ -39,14 +41,14 @@ class JobLeader::OwnShare final : public WorkShare {
   DecisionListener listener_;
 };
 
-JobLeader::JobLeader(Communicator& communicator, std::string host, const StopFlag& stop, Warn warn)
+JobLeader::JobLeader(Communicator& communicator, std::string host, const StopFlag& stop, Warn warn, JobLimits limits)
     : communicator_(communicator),
       stop_(stop),
       warn_(std::move(warn)),
+      limits_(limits),
       peers_(static_cast<std::size_t>(communicator.size())),
       facts_(static_cast<std::size_t>(communicator.size())) {
   facts_[kSelf].host = std::move(host);
-  for (Peer& peer : peers_) peer.heard = std::chrono::steady_clock::now();
 }
 
 JobLeader::~JobLeader() {
@@ -60,7 +62,7 @@ JobLeader::~JobLeader() {
 RunResult JobLeader::run(const RankJob& job, bool resumed, ProgressCounters& progress) {
   greet(job);
   std::vector<ItemRecord> records;
-  SafetensorsWriter writer = open_output(job, resumed, records);
+  SafetensorsWriter writer = meanwhile([&] { return open_output(job, resumed, records); });
   file_bytes_ = writer.file_bytes();
   ledger_ = std::make_unique<Ledger>(job.plan, job.layout);
   ledger_->add_constants();
@@ -91,6 +93,8 @@ RunResult JobLeader::run(const RankJob& job, bool resumed, ProgressCounters& pro
 // Waits for the others and refuses ranks that would do another job.
 void JobLeader::greet(const RankJob& job) {
   fingerprint_ = job.fingerprint;
+  trace_ = job.run.trace;
+  for (Peer& peer : peers_) peer.heard = std::chrono::steady_clock::now();
   wait_until(
       [this] { return std::all_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.greeted; }); });
 }
@@ -105,25 +109,25 @@ SafetensorsWriter JobLeader::open_output(const RankJob& job, bool resumed, std::
                                "again, pass --fresh to discard what it finished, or choose another name",
                                quoted(job.partial.string()), different));
   const auto entries = job.layout.entries();
+  std::optional<SafetensorsWriter> writer;
   try {
-    SafetensorsWriter writer = SafetensorsWriter::attach(
+    writer = SafetensorsWriter::attach(
         job.fs, job.partial / job.weights_name, {entries.begin(), entries.end()}, job.metadata,
         {.mode = job.write_mode, .patience = std::chrono::milliseconds(0), .stop = &stop_});
-    write_constants(job.layout, writer);
-    records = folder.records(job.plan, job.layout);
-    run_number_ = folder.next_run();
-    // Every run writes the same bytes: of several records of one item any will do.
-    std::sort(records.begin(), records.end(), [](const ItemRecord& a, const ItemRecord& b) { return a.item < b.item; });
-    const auto last = std::unique(records.begin(), records.end(),
-                                  [](const ItemRecord& a, const ItemRecord& b) { return a.item == b.item; });
-    records.erase(last, records.end());
-    return writer;
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kBadInput && error.code() != ErrorCode::kIo) throw;
     warn_(fmt::format("the unfinished output cannot be continued and is begun anew: {}", error.what()));
-    records.clear();
     return create_output(job);
   }
+  write_constants(job.layout, *writer);
+  records = folder.records(job.plan, job.layout);
+  run_number_ = folder.next_run();
+  // Every run writes the same bytes: of several records of one item any will do.
+  std::sort(records.begin(), records.end(), [](const ItemRecord& a, const ItemRecord& b) { return a.item < b.item; });
+  const auto last = std::unique(records.begin(), records.end(),
+                                [](const ItemRecord& a, const ItemRecord& b) { return a.item == b.item; });
+  records.erase(last, records.end());
+  return std::move(*writer);
 }
 
 // The description comes first and the journals of an earlier file go before it: at no time does a journal speak of a
@@ -151,16 +155,13 @@ void JobLeader::check_records(const RankJob& job, SafetensorsWriter& writer, std
     write_records(out, parts[rank]);
     outbox_.post(message_to(static_cast<int>(rank), Tag::kSetup, out));
   }
-  // On another thread, so that the others hear from this rank meanwhile.
-  auto own = std::async(std::launch::async, [&] {
+  const std::vector<std::uint64_t> own = meanwhile([&] {
     return damaged_items(job.fs, job.partial / job.weights_name, writer, job.layout, parts[kSelf], job.run.threads,
-                         stop_);
+                         checks_stop_);
   });
-  wait_until([&] {
-    return own.wait_for(std::chrono::seconds(0)) == std::future_status::ready &&
-           std::all_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.checked; });
-  });
-  for (const std::uint64_t item : own.get()) damaged_.push_back(item);
+  damaged_.insert(damaged_.end(), own.begin(), own.end());
+  wait_until(
+      [this] { return std::all_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.checked; }); });
   std::sort(damaged_.begin(), damaged_.end());
   if (damaged_.empty()) return;
   warn_(
@@ -202,10 +203,10 @@ void JobLeader::run_pipelines(const RankJob& job, SafetensorsWriter& writer,
     LocalRun local(job, writer, JobFolder(job.fs, job.partial).journal(run_number_, kSelf), settled, share, own);
     std::optional<std::chrono::steady_clock::time_point> deadline;
     while (!(local.ended() && all_ended())) {
-      if (stop_.requested()) note_failure(kSelf, Error(ErrorCode::kInterrupted, "interrupted by a signal"));
+      if (stop_.requested()) note_failure(kNobody, Error(ErrorCode::kInterrupted, "interrupted by a signal"));
       if (local.ended() && local.outcome().error) note_failure(kSelf, *local.outcome().error);
       if (first_error_ && !deadline) {
-        deadline = std::chrono::steady_clock::now() + kWindUpLimit;
+        deadline = std::chrono::steady_clock::now() + limits_.wind_up;
         wind_up();
         local.stop();
       }
@@ -291,10 +292,11 @@ void JobLeader::handle(const Message& message) {
       in.get(facts.host);
       const std::string different = differences(fingerprint_, read_fingerprint(in));
       if (!different.empty()) {
-        note_failure(kSelf, Error(ErrorCode::kUsage,
-                                  fmt::format("{} sees another {} than rank 0; start all ranks with the same program, "
-                                              "arguments and files",
-                                              name_of_rank(rank), different)));
+        note_failure(kNobody,
+                     Error(ErrorCode::kUsage,
+                           fmt::format("{} sees another {} than rank 0; start all ranks with the same program, "
+                                       "arguments and files",
+                                       name_of_rank(rank), different)));
       }
       return;
     }
@@ -331,6 +333,9 @@ void JobLeader::handle(const Message& message) {
       facts.bytes_written = peer.bytes_written;
       facts.weights = peer.weights;
       return;
+    case Tag::kTrace:
+      if (trace_ != nullptr) trace_->add(read_events(in));
+      return;
     case Tag::kEnded:
       took_ended(rank, message);
       return;
@@ -359,7 +364,7 @@ void JobLeader::took_ended(int rank, const Message& message) {
 bool JobLeader::pump() {
   const auto now = std::chrono::steady_clock::now();
   if (now >= next_sign_) {
-    next_sign_ = now + 10 * kLifeSign;
+    next_sign_ = now + 10 * limits_.life_sign;
     for (int rank = 1; rank < communicator_.size(); ++rank) outbox_.post(message_to(rank, Tag::kAlive));
   }
   bool busy = false;
@@ -371,26 +376,39 @@ bool JobLeader::pump() {
     handle(*message);
     busy = true;
   }
-  if (!busy && running_) check_silence();
+  if (!busy) check_silence();
   return busy;
 }
 
 void JobLeader::wait_until(const std::function<bool()>& done) {
   while (!done()) {
-    if (stop_.requested()) note_failure(kSelf, Error(ErrorCode::kInterrupted, "interrupted by a signal"));
+    if (stop_.requested()) note_failure(kNobody, Error(ErrorCode::kInterrupted, "interrupted by a signal"));
     if (first_error_) throw *first_error_;
     if (!pump()) std::this_thread::sleep_for(kPause);
   }
   if (first_error_) throw *first_error_;
 }
 
+// Does `work` on another thread, so that the others hear from this one all the while.
+template <class Work>
+std::invoke_result_t<Work&> JobLeader::meanwhile(Work work) {
+  auto result = std::async(std::launch::async, std::move(work));
+  try {
+    wait_until([&] { return result.wait_for(std::chrono::seconds(0)) == std::future_status::ready; });
+  } catch (...) {
+    checks_stop_.request();
+    throw;
+  }
+  return result.get();
+}
+
 void JobLeader::check_silence() {
   const auto now = std::chrono::steady_clock::now();
   for (std::size_t rank = 1; rank < peers_.size(); ++rank) {
-    if (peers_[rank].ended || now - peers_[rank].heard < kSilenceLimit) continue;
-    note_failure(kSelf, Error(ErrorCode::kInterrupted,
-                              fmt::format("{} has been silent for {} seconds: its process or node is gone",
-                                          name_of_rank(static_cast<int>(rank)), kSilenceLimit.count())));
+    if (peers_[rank].ended || now - peers_[rank].heard < limits_.silence) continue;
+    note_failure(kNobody,
+                 Error(ErrorCode::kInterrupted, fmt::format("{} has been silent for {}: its process or node is gone",
+                                                            name_of_rank(static_cast<int>(rank)), limits_.silence)));
   }
 }
 
@@ -398,10 +416,8 @@ void JobLeader::check_silence() {
 
 void JobLeader::note_failure(int rank, const Error& error) {
   if (first_error_) return;
-  const bool alone = communicator_.size() == 1;
-  const bool named = rank == kSelf || error.code() == ErrorCode::kInterrupted;
-  first_error_.emplace(error.code(),
-                       alone || named ? error.what() : fmt::format("{}: {}", name_of_rank(rank), error.what()),
+  const bool plain = communicator_.size() == 1 || rank == kNobody || error.code() == ErrorCode::kInterrupted;
+  first_error_.emplace(error.code(), plain ? error.what() : fmt::format("{}: {}", name_of_rank(rank), error.what()),
                        error.where());
 }
 
@@ -430,7 +446,7 @@ void JobLeader::say_bye(const std::optional<Error>& error) {
     write_outcome(out, {error, {}});
     outbox_.post(message_to(rank, Tag::kBye, out));
   }
-  const auto deadline = std::chrono::steady_clock::now() + kWindUpLimit;
+  const auto deadline = std::chrono::steady_clock::now() + limits_.wind_up;
   for (Message& message : outbox_.take()) communicator_.send(std::move(message));
   while (communicator_.unsent() > 0 && std::chrono::steady_clock::now() < deadline) {
     if (!communicator_.receive()) std::this_thread::sleep_for(kPause);

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "runtime/communicator.h"
@@ -39,14 +40,14 @@ class JobLeader {
  public:
   using Warn = std::function<void(const std::string&)>;
 
-  JobLeader(Communicator& communicator, std::string host, const StopFlag& stop, Warn warn);
+  JobLeader(Communicator& communicator, std::string host, const StopFlag& stop, Warn warn, JobLimits limits = {});
   /// Ends the job for the others too; with an internal error when neither fail() nor succeed() was called.
   ~JobLeader();
   JobLeader(const JobLeader&) = delete;
   JobLeader& operator=(const JobLeader&) = delete;
 
   /// Does the job, continuing what is in job.partial when `resumed`. Throws the first error of any rank, naming that
-  /// rank, after all of them have wound up or kWindUpLimit has passed.
+  /// rank, after all of them have wound up or JobLimits::wind_up has passed.
   [[nodiscard]] RunResult run(const RankJob& job, bool resumed, ProgressCounters& progress);
 
   [[nodiscard]] const ResumeFacts& resume_facts() const noexcept { return resume_; }
@@ -84,6 +85,8 @@ class JobLeader {
   void took_ended(int rank, const Message& message);
   bool pump();
   void wait_until(const std::function<bool()>& done);
+  template <class Work>
+  std::invoke_result_t<Work&> meanwhile(Work work);
   void check_silence();
   void note_failure(int rank, const Error& error);
   void wind_up();
@@ -95,6 +98,7 @@ class JobLeader {
   Communicator& communicator_;
   const StopFlag& stop_;
   Warn warn_;
+  const JobLimits limits_;
   Outbox outbox_;
   std::vector<Peer> peers_;  // [0] is this rank
   std::vector<RankFacts> facts_;
@@ -102,8 +106,10 @@ class JobLeader {
   ResumeFacts resume_;
   std::optional<Error> first_error_;
   Fingerprint fingerprint_;
+  Trace* trace_ = nullptr;
   OwnShare* own_share_ = nullptr;  // while this rank's pipeline runs
   bool running_ = false, over_ = false;
+  StopFlag checks_stop_;  // of what meanwhile() does: requested when the job ends early
   std::chrono::steady_clock::time_point next_sign_;
   std::uint64_t file_bytes_ = 0;
   int run_number_ = 0;

@@ -1,6 +1,7 @@
 #include "sharding/pipeline.h"
 
 #include <algorithm>
+#include <string_view>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -11,6 +12,8 @@
 
 namespace halfquad {
 namespace {
+
+constexpr std::chrono::milliseconds kStopPoll{50};
 
 template <class T>
 T share(std::uint64_t slots, std::uint64_t divisor, T most) {
@@ -55,20 +58,33 @@ void Pipeline::start_threads() {
   readers_running_ = shape_.readers;
   workers_running_ = shape_.workers;
   std::vector<std::jthread> threads;
-  const auto start = [&](int count, void (Pipeline::*loop)()) {
-    for (int i = 0; i < count; ++i) threads.emplace_back([this, loop] { guarded([this, loop] { (this->*loop)(); }); });
+  const auto start = [&](int count, std::string_view kind, void (Pipeline::*loop)(const std::string&)) {
+    for (int i = 0; i < count; ++i) {
+      threads.emplace_back(
+          [this, loop, lane = fmt::format("{} {}", kind, i)] { guarded([&] { (this->*loop)(lane); }); });
+    }
   };
   guarded([&] {
     try {
-      start(shape_.readers, &Pipeline::read_loop);
-      start(shape_.workers, &Pipeline::solve_loop);
-      start(shape_.writers, &Pipeline::write_loop);
+      start(shape_.readers, "reader", &Pipeline::read_loop);
+      start(shape_.workers, "worker", &Pipeline::solve_loop);
+      start(shape_.writers, "writer", &Pipeline::write_loop);
     } catch (const std::system_error& error) {
       throw Error(ErrorCode::kOutOfMemory,
                   fmt::format("the system refused thread {} of {} ({}); lower --threads", threads.size() + 1,
                               shape_.readers + shape_.workers + shape_.writers, error.what()));
     }
+    watch_stop();
   });
+}
+
+// A pipeline may have nothing to do but to wait for other ranks: then no thread of it would notice a stop.
+void Pipeline::watch_stop() {
+  std::unique_lock lock(mutex_);
+  while (!changed_.wait_for(lock, kStopPoll,
+                            [this] { return failed_ || (readers_running_ == 0 && workers_running_ == 0); })) {
+    check_stop();
+  }
 }
 
 template <class Body>
@@ -98,6 +114,12 @@ double Pipeline::seconds_since(Time start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+void Pipeline::trace(const std::string& lane, std::string_view what, const WorkItem& item, Time start) const {
+  if (in_.options.trace == nullptr) return;
+  in_.options.trace->add(lane, fmt::format("{} {} #{}", what, source_of(item).name, item.index), start,
+                         std::chrono::steady_clock::now());
+}
+
 const SourceTensor& Pipeline::source_of(const WorkItem& item) const {
   const std::size_t source = item.kind == WorkItem::Kind::kCopy ? in_.layout.contents()[item.tensor].source
                                                                 : in_.layout.quantized()[item.tensor].source;
@@ -106,9 +128,11 @@ const SourceTensor& Pipeline::source_of(const WorkItem& item) const {
 
 // ---- reading
 
-void Pipeline::read_loop() {
+void Pipeline::read_loop(const std::string& lane) {
   while (const std::optional<NextRead> next = next_read()) {
+    const auto start = std::chrono::steady_clock::now();
     Unit unit = read(*next);
+    trace(lane, "read", item_of(unit), start);
     if (unit.phase == Unit::Phase::kCopy) {
       push_write(std::move(unit));
       continue;
@@ -166,7 +190,9 @@ void Pipeline::fetch_range(std::unique_lock<std::mutex>& lock) {
     TensorState& state = tensors_[item.tensor];
     if (!TensorState::waits(tensor.spec) || state.decision) continue;
     ++state.first_passes_open;
-    if (++state.tiles_taken == tensor.tiles.tile_count()) state.last_item = i;
+    const std::int64_t count = tensor.tiles.tile_count();
+    // Tiles need not come in order: their last one in the plan may be still under way when the last one comes.
+    if (++state.tiles_taken == count) state.last_item = i + static_cast<std::size_t>(count - 1 - item.index);
     if (!state.undecided) ++undecided_;
     state.undecided = true;
   }

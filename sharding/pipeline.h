@@ -11,6 +11,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/buffer_pool.h"
@@ -50,15 +51,17 @@ class Pipeline {
   static Shape shape_for(const Inputs& inputs);
 
   void start_threads();
-  void read_loop();
-  void solve_loop();
-  void write_loop();
+  void read_loop(const std::string& lane);
+  void solve_loop(const std::string& lane);
+  void write_loop(const std::string& lane);
   template <class Body>
   void guarded(Body body) noexcept;
   void fail(std::exception_ptr error) noexcept;
   void check_stop() const;
+  void watch_stop();
   using Time = std::chrono::steady_clock::time_point;
   [[nodiscard]] static double seconds_since(Time start);
+  void trace(const std::string& lane, std::string_view what, const WorkItem& item, Time start) const;
 
   // Reading.
   struct NextRead {

@@ -18,15 +18,19 @@ constexpr int kAllStrips = -1;
 
 }  // namespace
 
-void Pipeline::solve_loop() {
+void Pipeline::solve_loop(const std::string& lane) {
   TileSolver solver(in_.options.make_solver());
   while (std::optional<Unit> unit = next_solve()) {
     check_stop();
-    if (unit->phase == Unit::Phase::kFirst) {
+    const auto start = std::chrono::steady_clock::now();
+    const WorkItem& item = item_of(*unit);
+    const bool first = unit->phase == Unit::Phase::kFirst;
+    if (first) {
       solve_first(solver, std::move(*unit));
     } else {
       finish(solver, std::move(*unit));
     }
+    trace(lane, first ? "solve" : "finish", item, start);
   }
   const std::lock_guard lock(mutex_);
   --workers_running_;

@@ -20,12 +20,13 @@ void Pipeline::push_write(Unit unit) {
   changed_.notify_all();
 }
 
-void Pipeline::write_loop() {
+void Pipeline::write_loop(const std::string& lane) {
   while (std::optional<Unit> unit = next_write()) {
     check_stop();
     const auto start = std::chrono::steady_clock::now();
     write(*unit);
     unit->buffer.release();
+    trace(lane, "write", item_of(*unit), start);
     {
       const std::lock_guard lock(mutex_);
       stats_.write_seconds += seconds_since(start);

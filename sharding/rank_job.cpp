@@ -50,6 +50,29 @@ PipelineStats read_stats(WireReader& in) {
   return stats;
 }
 
+void write_events(WireWriter& out, std::span<const Trace::Event> events) {
+  out.put(static_cast<std::uint64_t>(events.size()));
+  for (const Trace::Event& event : events) {
+    out.put(event.rank);
+    out.put(event.lane);
+    out.put(event.name);
+    out.put(event.start_us);
+    out.put(event.duration_us);
+  }
+}
+
+std::vector<Trace::Event> read_events(WireReader& in) {
+  std::vector<Trace::Event> events(in.count(sizeof(std::uint64_t)));
+  for (Trace::Event& event : events) {
+    in.get(event.rank);
+    in.get(event.lane);
+    in.get(event.name);
+    in.get(event.start_us);
+    in.get(event.duration_us);
+  }
+  return events;
+}
+
 void write_outcome(WireWriter& out, const RankOutcome& outcome) {
   out.put(outcome.error.has_value());
   if (outcome.error) {

@@ -49,6 +49,7 @@ enum class Tag : int {
   kRecords,   ///< Follower: durable records.
   kProgress,  ///< Follower: counters; a sign of life too.
   kAlive,     ///< Leader: a sign of life.
+  kTrace,     ///< Follower: its time line, before kEnded.
   kEnded,     ///< Follower: its work is over, with an error or without.
   kStop,      ///< Leader: wind up.
   kBye,       ///< Leader: the job is over; an error's code, or none.
@@ -66,6 +67,9 @@ void write_records(WireWriter& out, std::span<const ItemRecord> records);
 void write_stats(WireWriter& out, const PipelineStats& stats);
 [[nodiscard]] PipelineStats read_stats(WireReader& in);
 
+void write_events(WireWriter& out, std::span<const Trace::Event> events);
+[[nodiscard]] std::vector<Trace::Event> read_events(WireReader& in);
+
 /// How one rank's work ended.
 struct RankOutcome {
   std::optional<Error> error;
@@ -74,11 +78,11 @@ struct RankOutcome {
 void write_outcome(WireWriter& out, const RankOutcome& outcome);
 [[nodiscard]] RankOutcome read_outcome(WireReader& in);
 
-/// A rank whose leader or follower has been silent for this long is taken for dead.
-inline constexpr std::chrono::seconds kSilenceLimit{120};
-/// Signs of life are this far apart.
-inline constexpr std::chrono::milliseconds kLifeSign{500};
-/// How long a leader waits for the others to wind up after an error.
-inline constexpr std::chrono::seconds kWindUpLimit{5};
+/// How long ranks wait for each other.
+struct JobLimits {
+  std::chrono::milliseconds silence{120'000};  ///< A rank that nothing was heard of for this long is taken for dead.
+  std::chrono::milliseconds life_sign{500};    ///< Signs of life are this far apart.
+  std::chrono::milliseconds wind_up{5'000};    ///< How long a leader waits for the others after an error.
+};
 
 }  // namespace halfquad
