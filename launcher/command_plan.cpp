@@ -1,4 +1,5 @@
 #include <memory>
+#include <optional>
 #include <ostream>
 
 #include <boost/json/array.hpp>
@@ -11,9 +12,12 @@
 #include "launcher/commands.h"
 #include "launcher/job.h"
 #include "launcher/options.h"
+#include "launcher/plan_ranks.h"
 #include "launcher/summary.h"
 #include "launcher/table.h"
+#include "runtime/check.h"
 #include "runtime/text.h"
+#include "sharding/synth_model.h"
 
 namespace halfquad {
 namespace {
@@ -25,15 +29,22 @@ constexpr char kFooter[] =
     "\nExamples:\n"
     "  halfquad plan ./model --bits 3 --group-size 128\n"
     "  halfquad plan ./model --read-rate 2GB --write-rate 1GB --solve-rate 400MB\n"
-    "  halfquad plan ./model --measure --json\n";
+    "  halfquad plan ./model --measure --json\n"
+    "  halfquad plan ./model --ranks 64 --nodes 8 --rates cluster.json\n"
+    "  halfquad plan --preset llama-405b --simulate --ranks 16,64,256 --stragglers 0.02:2\n"
+    "\nA --rates file is a JSON object of any of these; what it leaves out is assumed, and 0 is no limit:\n"
+    "  {\"read_gb_per_s_per_node\": 5, \"write_gb_per_s_per_node\": 2.5,\n"
+    "   \"file_system_gb_per_s\": 0, \"mweights_per_s_per_core\": 390, \"cores_per_rank\": 8}\n"
+    "file_system_gb_per_s is what all nodes together may read and write.\n";
 
 struct PlanOptions {
-  std::string model;
+  std::string model, preset;
   std::string read_rate, write_rate, solve_rate;
   bool measure = false;
   bool as_json = false;
   SpecOptions spec;
   MachineOptions machine;
+  RankOptions ranks;
 };
 
 Rates rates_of(const Context& context, const PlanOptions& options, const Job& job) {
@@ -59,6 +70,7 @@ struct PlanFacts {
   int threads = 1;
   std::uint64_t memory_bytes = 0;
   std::vector<std::string> warnings;
+  std::optional<RankPlan> ranks;
 
   [[nodiscard]] bool predictable() const {
     return rates.read_bytes_per_s > 0 || rates.write_bytes_per_s > 0 || rates.weights_per_s_per_core > 0;
@@ -87,6 +99,7 @@ std::string plan_text(const Job& job, const PlanFacts& facts) {
        fmt::format("at least {}; {} keep {} threads busy; the budget is {}{}", human_bytes(minimum_memory(plan)),
                    human_bytes(comfortable_memory(plan, facts.threads)), facts.threads, human_bytes(facts.memory_bytes),
                    facts.memory_bytes < minimum_memory(plan) ? ", which is too little" : "")});
+  if (facts.ranks) return text + table.text(2) + ranks_text(*facts.ranks);
   if (facts.predictable()) {
     const Prediction prediction = predict(plan, facts.rates, facts.threads);
     table.add_row({"rates", rate_text(facts.rates)});
@@ -140,20 +153,35 @@ json::object plan_json(const Job& job, const PlanFacts& facts) {
                          {"solve_seconds", prediction.solve_seconds},
                          {"write_seconds", prediction.write_seconds}};
   }
+  if (facts.ranks) out["ranks"] = ranks_json(*facts.ranks);
   return out;
 }
 
-void run_plan_command(const Context& context, const PlanOptions& options) {
+void print_plan(const Context& context, const PlanOptions& options, const std::filesystem::path& model) {
   Log log(options.machine.level());
-  const Job job = prepare_job(context, options.model, options.spec, options.machine);
+  const Job job = prepare_job(context, model, options.spec, options.machine);
   PlanFacts facts;
   facts.inventory = take_inventory(job.checkpoint, job.decisions, job.layout);
   facts.rates = rates_of(context, options, job);
   facts.threads = options.machine.thread_count();
   facts.memory_bytes = options.machine.memory_bytes();
+  if (options.ranks.any()) facts.ranks = plan_ranks(context.fs, options.ranks, job, facts.rates);
   facts.warnings = job_warnings(job);
   for (const std::string& warning : facts.warnings) log.warn(warning);
   context.out << (options.as_json ? pretty_json(plan_json(job, facts)) : plan_text(job, facts));
+}
+
+void run_plan_command(const Context& context, const PlanOptions& options) {
+  HALFQUAD_REQUIRE(options.model.empty() != options.preset.empty(), kUsage,
+                   "give a MODEL, or --preset NAME to plan for a known model without its files");
+  HALFQUAD_REQUIRE(options.ranks.any() || (options.ranks.rates.empty() && options.ranks.stragglers.empty() &&
+                                           options.ranks.items_held == 0 && !options.ranks.nodes),
+                   kUsage, "--nodes, --rates, --stragglers and --items-held need --ranks or --simulate");
+  if (options.preset.empty()) return print_plan(context, options, options.model);
+  SynthOptions synth;
+  synth.preset = options.preset;
+  const std::unique_ptr<FileSystem> files = preset_files(context.fs, synth_model(synth));
+  print_plan({*files, context.stop, context.out, context.err, context.environment}, options, kPresetDirectory);
 }
 
 }  // namespace
@@ -163,8 +191,10 @@ Command add_plan(CLI::App& root, const Context& context) {
   CLI::App* app = root.add_subcommand("plan", "Show what quantize would do: sizes, memory, time; writes nothing");
   app->footer(kFooter);
   app->add_option("MODEL", options->model, "Checkpoint: a Hugging Face directory or one .safetensors file")
-      ->required()
       ->type_name("");
+  std::string presets;
+  for (const std::string_view preset : synth_presets()) presets += (presets.empty() ? "" : ", ") + std::string(preset);
+  app->add_option("--preset", options->preset, "Instead of MODEL: " + presets)->type_name("NAME");
   app->add_flag("--json", options->as_json, "Print JSON");
   app->add_flag("--measure", options->measure, "Measure reading and solving for some seconds first")
       ->group("Prediction");
@@ -173,6 +203,7 @@ Command add_plan(CLI::App& root, const Context& context) {
   app->add_option("--solve-rate", options->solve_rate, "Weights per second per core, such as 400MB for 400 million")
       ->type_name("COUNT")
       ->group("Prediction");
+  add_rank_options(*app, options->ranks);
   add_spec_options(*app, options->spec);
   add_thread_option(*app, options->machine);
   add_memory_options(*app, options->machine);

@@ -52,7 +52,7 @@ void synth(const Context& context, const SynthCommandOptions& options) {
 
 Command add_synth(CLI::App& root, const Context& context) {
   auto options = std::make_shared<SynthCommandOptions>();
-  CLI::App* app = root.add_subcommand("synth", "Write a synthetic Llama checkpoint with real shapes");
+  CLI::App* app = root.add_subcommand("synth", "Write a synthetic checkpoint with the shapes of a known model");
   app->footer(kFooter);
   std::string presets;
   for (const std::string_view preset : synth_presets()) presets += (presets.empty() ? "" : ", ") + std::string(preset);

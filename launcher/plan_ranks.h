@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <CLI/App.hpp>
+#include <boost/json/object.hpp>
+
+#include "io/file_system.h"
+#include "launcher/job.h"
+#include "sharding/simulate.h"
+
+namespace halfquad {
+
+/// Options about a job over many ranks, as typed.
+struct RankOptions {
+  std::string ranks;
+  std::optional<int> nodes;
+  std::string rates;
+  bool simulate = false;
+  std::string stragglers;
+  int items_held = 0;
+  std::uint64_t seed = 1;
+
+  [[nodiscard]] bool any() const noexcept { return simulate || !ranks.empty(); }
+};
+void add_rank_options(CLI::App& app, RankOptions& options);
+
+/// What `plan` says about a job over many ranks.
+struct RankPlan {
+  struct Row {
+    Topology topology;
+    Simulation dynamic, fixed;
+  };
+  ClusterRates rates;
+  Stragglers stragglers;
+  bool is_table = false;  ///< --simulate: rows for several topologies; else one row and its loads.
+  std::vector<Row> rows;
+  std::vector<RankLoad> loads;  ///< Of each rank.
+  std::uint64_t memory_bytes = 0;
+};
+/// `known`: rates measured or given one by one; they go before the file's.
+[[nodiscard]] RankPlan plan_ranks(FileSystem& fs, const RankOptions& options, const Job& job, const Rates& known);
+
+[[nodiscard]] std::string ranks_text(const RankPlan& plan);
+[[nodiscard]] boost::json::object ranks_json(const RankPlan& plan);
+
+}  // namespace halfquad
