@@ -73,9 +73,31 @@ void WorkQueue::cut_shares(std::span<const std::uint8_t> done, int ranks) {
     }
     run.cost = cost_before_[end] - cost_before_[begin];
     shares_.push_back(run.pieces);
+    start_with_cut_tensors(run);
     runs_.push_back(std::move(run));
     begin = end;
   }
+}
+
+// Puts the parts of tensors that other ranks have parts of before all else. All ranks do so, hence such tensors are
+// complete soon; in file order the first part would wait for the last until the job ends.
+void WorkQueue::start_with_cut_tensors(Run& run) const {
+  if (run.empty()) return;
+  const ItemRange whole{run.pieces.front().begin, run.pieces.back().end};
+  const std::size_t front = *std::ranges::lower_bound(borders_, whole.begin);
+  const std::size_t back = tensor_of(whole.end - 1).end == whole.end ? whole.end : tensor_of(whole.end - 1).begin;
+  if (front >= back) return;  // parts alone
+  std::vector<ItemRange> cut, inner;
+  for (const ItemRange& piece : run.pieces) {
+    const ItemRange head{piece.begin, std::min(piece.end, front)};
+    const ItemRange middle{std::max(piece.begin, front), std::min(piece.end, back)};
+    const ItemRange tail{std::max(piece.begin, back), piece.end};
+    if (head.begin < head.end) cut.push_back(head);
+    if (middle.begin < middle.end) inner.push_back(middle);
+    if (tail.begin < tail.end) cut.push_back(tail);
+  }
+  cut.insert(cut.end(), inner.begin(), inner.end());
+  run.pieces = std::move(cut);
 }
 
 std::optional<ItemRange> WorkQueue::next(int rank) {

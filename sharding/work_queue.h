@@ -22,8 +22,8 @@ enum class Schedule : std::uint8_t {
 };
 
 /// Hands the items of a plan to ranks. Each rank owns a run of items of about equal cost and walks it in file order, so
-/// that it keeps reading the files it already reads; runs are handed out in pieces that shrink towards the end. Pure:
-/// no clock, no messages. Not thread-safe.
+/// that it keeps reading the files it already reads, but for tensors it shares with other ranks, which come first; runs
+/// are handed out in pieces that shrink towards the end. Pure: no clock, no messages. Not thread-safe.
 class WorkQueue {
  public:
   /// Cost of one item: what it adds to a rank's time, in any unit.
@@ -42,7 +42,7 @@ class WorkQueue {
   [[nodiscard]] const std::vector<ItemRange>& share(int rank) const { return shares_[static_cast<std::size_t>(rank)]; }
 
  private:
-  // What is left of a rank's run: pieces without done items, in order.
+  // What is left of a rank's run: pieces without done items, in the order they are walked.
   struct Run {
     std::vector<ItemRange> pieces;
     std::size_t first = 0;  // of pieces, with work left
@@ -55,6 +55,7 @@ class WorkQueue {
   ItemRange take_front(Run& run, double most) const;
   ItemRange take_back(Run& run, double most) const;
   void cut_shares(std::span<const std::uint8_t> done, int ranks);
+  void start_with_cut_tensors(Run& run) const;
 
   Schedule schedule_;
   Costs cost_before_;                 // [i]: of all items before i that are not done

@@ -84,12 +84,14 @@ TEST(Simulate, WhatASlowRankHoldsNobodyElseCanSolve) {
 
 TEST(Simulate, TheSeedDecidesEverything) {
   SimulationOptions options{
-      .topology = {20, 3}, .rates = solving_alone(), .stragglers = {.fraction = 0.2, .slowdown = 1.7}};
-  options.rates.read_bytes_per_s_per_node = 6e9;
+      .topology = {50, 7}, .rates = solving_alone(), .stragglers = {.fraction = 0.1, .slowdown = 2.7}};
+  options.rates.read_bytes_per_s_per_node = 8e9;
   const double seconds = run(llama_8b(), options).seconds;
   EXPECT_EQ(run(llama_8b(), options).seconds, seconds);
-  options.seed = 2;
-  EXPECT_NE(run(llama_8b(), options).seconds, seconds);
+  int others = 0;
+  for (options.seed = 2; options.seed <= 5; ++options.seed)
+    others += run(llama_8b(), options).seconds != seconds ? 1 : 0;
+  EXPECT_GT(others, 0);
 }
 
 TEST(Simulate, CountsSlowRanksWithWhatTheyCanDo) {

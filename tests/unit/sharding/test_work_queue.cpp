@@ -113,9 +113,9 @@ TEST(WorkQueue, SharesLeaveDoneItemsOutAndEvenTheRest) {
 }
 
 TEST(WorkQueue, StaticKeepsToTheSharesInOrder) {
-  const Plan plan = plan_of({40, 3, 17, 60, 5});
-  WorkQueue queue(plan, 3, Schedule::kStatic);
-  for (const int rank : {2, 0, 1}) {
+  const Plan plan = plan_of({50, 3, 47, 60, 40});
+  WorkQueue queue(plan, 2, Schedule::kStatic);
+  for (const int rank : {1, 0}) {
     std::size_t at = queue.share(rank)[0].begin;
     while (const auto piece = queue.next(rank)) {
       EXPECT_EQ(piece->begin, at);
@@ -123,6 +123,29 @@ TEST(WorkQueue, StaticKeepsToTheSharesInOrder) {
     }
     EXPECT_EQ(at, queue.share(rank)[0].end);
   }
+}
+
+TEST(WorkQueue, StartsWithTensorsThatOtherRanksHaveAPartOf) {
+  const Plan plan = plan_of({30, 30, 40, 35, 45});  // shares of 60, of [60, 120) and of the rest
+  std::vector<std::uint8_t> done(180);
+  WorkQueue queue(plan, 3, Schedule::kDynamic, done);
+  const auto walk = [&](int rank) {
+    std::vector<std::size_t> starts;
+    for (std::size_t taken = 0; taken < 60;) {
+      const auto piece = queue.next(rank);
+      taken += piece->size();
+      starts.push_back(piece->begin);
+    }
+    return starts;
+  };
+  ASSERT_EQ(queue.share(1)[0].begin, 60U);
+  ASSERT_EQ(queue.share(1)[0].end, 120U);
+
+  EXPECT_TRUE(std::ranges::is_sorted(walk(0))) << "no tensor is cut";
+  const auto middle = walk(1);
+  EXPECT_EQ(middle.front(), 100U);
+  EXPECT_EQ(*std::ranges::find_if(middle, [](std::size_t start) { return start < 100; }), 60U);
+  EXPECT_EQ(queue.next(2)->begin, 120U);
 }
 
 TEST(WorkQueue, TheIdleHelpTheBusiestFromTheBack) {
@@ -162,8 +185,7 @@ TEST(WorkQueue, EndsPiecesAtTheBordersOfTensors) {
   // From the back the same, with the head of a tensor.
   const Plan back = plan_of({500, 500, 500, 20});
   WorkQueue helped(back, 2, Schedule::kDynamic);
-  while (helped.next(0)->end != helped.share(0)[0].end) {
-  }
+  for (std::size_t taken = 0; taken < helped.share(0)[0].size();) taken += helped.next(0)->size();
   EXPECT_EQ(helped.next(0)->begin, 1500U);
 }
 
