@@ -146,17 +146,21 @@ int run_guarded(const std::vector<std::string>& arguments, const Context& contex
 
 }  // namespace
 
+int report_error(const Context& context, const Error& error) {
+  const bool bug = error.code() == ErrorCode::kInternal;
+  return fail(
+      context, exit_code(error.code()),
+      bug ? fmt::format("{} ({}:{}); this is a bug", error.what(), error.where().file_name(), error.where().line())
+          : std::string(error.what()));
+}
+
 int run_cli(const std::vector<std::string>& arguments, const Context& context) noexcept {
   try {
     return run_guarded(arguments, context);
   } catch (const QuietExit& exit) {
     return exit.code;
   } catch (const Error& error) {
-    const bool bug = error.code() == ErrorCode::kInternal;
-    return fail(
-        context, exit_code(error.code()),
-        bug ? fmt::format("{} ({}:{}); this is a bug", error.what(), error.where().file_name(), error.where().line())
-            : std::string(error.what()));
+    return report_error(context, error);
   } catch (const std::bad_alloc&) {
     return fail(context, kExitOutOfMemory, "the system has no more memory; try a smaller --memory or fewer --threads");
   } catch (const std::exception& error) {

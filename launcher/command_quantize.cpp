@@ -9,6 +9,7 @@
 
 #include "io/json.h"
 #include "io/output_directory.h"
+#include "launcher/cli.h"
 #include "launcher/commands.h"
 #include "launcher/environment.h"
 #include "launcher/exit_code.h"
@@ -177,9 +178,11 @@ void lead(const Context& context, const QuantizeOptions& options, const std::vec
     quantize_into(context, job, options, ranks, command, leader);
     if (!options.trace.empty()) write_text(context.fs, options.trace, trace.json());
   } catch (const Error& error) {
-    if (!leader.fail(error)) throw;
-    context.err << "halfquad: error: " << error.what() << '\n' << std::flush;
-    communicator.abort(exit_code(error.code()));
+    const bool lost = leader.fail(error);
+    // While the ranks are still joined: the first that ends in error makes mpirun kill the rest.
+    const int code = report_error(context, error);
+    if (lost) communicator.abort(code);
+    throw QuietExit{code};
   }
 }
 
@@ -207,6 +210,9 @@ void follow(const Context& context, const QuantizeOptions& options, Communicator
 
 void quantize(const Context& context, const QuantizeOptions& options, const std::vector<std::string>& command) {
   static_cast<void>(options.machine.solver_factory());  // an unknown --isa shows before any work
+  // Its scan of all weights is one process's work: every rank would do it again.
+  if (options.spec.nonfinite == "keep-original")
+    require_alone(context.environment, "quantize --nonfinite keep-original");
   const std::unique_ptr<Communicator> communicator = join_job(context.environment);
   if (communicator->rank() == 0) {
     lead(context, options, command, *communicator);
