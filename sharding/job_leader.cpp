@@ -406,6 +406,7 @@ void JobLeader::check_silence() {
   const auto now = std::chrono::steady_clock::now();
   for (std::size_t rank = 1; rank < peers_.size(); ++rank) {
     if (peers_[rank].ended || now - peers_[rank].heard < limits_.silence) continue;
+    peers_[rank].lost = true;
     note_failure(kNobody,
                  Error(ErrorCode::kInterrupted, fmt::format("{} has been silent for {}: its process or node is gone",
                                                             name_of_rank(static_cast<int>(rank)), limits_.silence)));
@@ -435,7 +436,8 @@ bool JobLeader::fail(const Error& error) {
   if (over_) return false;
   // Ranks that wait for this one are let go; what they still send is of no interest.
   say_bye(error);
-  return !all_ended() && running_;
+  const bool lost = std::any_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.lost; });
+  return lost || (running_ && !all_ended());
 }
 
 void JobLeader::say_bye(const std::optional<Error>& error) {

@@ -64,7 +64,7 @@ class JobLeader {
  private:
   class OwnShare;
   struct Peer {
-    bool greeted = false, checked = false, ended = false;
+    bool greeted = false, checked = false, ended = false, lost = false;
     std::chrono::steady_clock::time_point heard;
     std::uint64_t bytes_read = 0, bytes_written = 0, weights = 0, source_bytes = 0;
   };
