@@ -143,6 +143,20 @@ TEST(ExactSum, DigitsAreCarried) {
   EXPECT_EQ(sum.value(), 100 * 0x1.fffffep-118);
 }
 
+TEST(ExactSum, IsThatOfItsDigits) {
+  ExactSum sum = sum_of(any_floats(3000, 5));
+  ExactSum copy = ExactSum::from_digits(sum.digits());
+  EXPECT_EQ(copy, sum);
+  EXPECT_EQ(copy.value(), sum.value());
+
+  for (const float value : any_floats(3000, 6)) {
+    sum.add(value);
+    copy.add(value);
+  }
+  EXPECT_EQ(copy, sum);
+  EXPECT_EQ(ExactSum::from_digits({}), ExactSum());
+}
+
 TEST(FiniteOrMax, ReplacesOnlyWhatIsNotFinite) {
   EXPECT_EQ(finite_or_max(1.25F), 1.25F);
   EXPECT_EQ(finite_or_max(kMax), kMax);

@@ -16,6 +16,7 @@
 #include "sharding/runner.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/faulty_file_system.h"
+#include "tests/unit/sharding/hooked_solver.h"
 #include "tests/unit/sharding/runner_fixture.h"
 
 namespace halfquad {
@@ -24,6 +25,7 @@ namespace {
 using test::expect_error;
 using test::FaultPlan;
 using test::FaultyFileSystem;
+using test::HookedSolver;
 using test::ModelLayer;
 using test::Ran;
 using test::run_options;
@@ -32,33 +34,6 @@ using test::RunnerModel;
 constexpr std::uint64_t kMiB = 1 << 20;
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-/// A solver that calls `hook` with every block it solves.
-class HookedSolver : public Solver {
- public:
-  explicit HookedSolver(std::function<void()> hook) : hook_(std::move(hook)) {}
-  [[nodiscard]] std::string name() const override { return "hooked"; }
-  void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
-             SolveStats& stats) override {
-    hook_();
-    solver_->solve(block, request, target, stats);
-  }
-  void encode(const GroupBlock& block, CodeWidth width, const FixedGrid& grid, DType stored, const SolveTarget& target,
-              SolveStats& stats) override {
-    solver_->encode(block, width, grid, stored, target, stats);
-  }
-  [[nodiscard]] WeightRange range(const std::byte* data, DType dtype, std::int64_t count) override {
-    return solver_->range(data, dtype, count);
-  }
-  void measure(const GroupBlock& block, const std::uint8_t* codes, const float* scale, const float* zero,
-               ErrorSums& sums) override {
-    solver_->measure(block, codes, scale, zero, sums);
-  }
-
- private:
-  std::function<void()> hook_;
-  std::unique_ptr<Solver> solver_ = make_simd_solver();
-};
 
 /// Tells of a mean error that falls from step to step in all blocks but the one whose weights are large; that one makes
 /// the tensor's mean rise at the second step, when every block counts once.

@@ -1,0 +1,122 @@
+#include <optional>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "sharding/decision_board.h"
+#include "tests/support/expect_error.h"
+#include "tests/unit/sharding/runner_fixture.h"
+
+namespace halfquad {
+namespace {
+
+/// Three tiles with five steps, two tiles per tensor.
+const OutputLayout& layout() {
+  static const test::RunnerModel model(
+      {{"steps", 3072, 4096, DType::kBF16, {.iters = 5}},
+       {"range", 1100, 4096, DType::kBF16, {.width = CodeWidth::k4, .channel_wise = false}}},
+      std::vector<test::TestTensor>{});
+  return model.layout();
+}
+
+/// First passes whose mean errors over the whole tensor are a third of `means` when three of them are added.
+FirstPasses passes_of(const std::vector<float>& means, std::int64_t tiles = 1) {
+  FirstPasses passes;
+  passes.tensor = 0;
+  passes.tiles = tiles;
+  for (const float mean : means) {
+    ExactSum sum;
+    sum.add(mean * 3072 * 4096);
+    passes.step_abs.push_back(sum);
+  }
+  return passes;
+}
+
+FirstPasses range_of(float lo, float hi, std::int64_t tiles) {
+  FirstPasses passes;
+  passes.tensor = 1;
+  passes.tiles = tiles;
+  passes.range = {lo, hi, false};
+  return passes;
+}
+
+TEST(DecisionBoard, DecidesWithTheLastTileAndNotBefore) {
+  DecisionBoard board(layout());
+
+  EXPECT_FALSE(board.add(passes_of({5, 4, 3, 2, 1})));
+  EXPECT_FALSE(board.add(range_of(-1, 1, 1)));
+  EXPECT_FALSE(board.add(passes_of({5, 4, 3, 2, 1})));
+  const std::optional<TensorDecision> decision = board.add(passes_of({5, 4, 3, 2, 1}));
+
+  ASSERT_TRUE(decision);
+  EXPECT_EQ(decision->steps, 5);
+  EXPECT_FALSE(decision->stopped_early);
+}
+
+TEST(DecisionBoard, StopsWhereTheSumOfAllTilesNoLongerFallsWhateverTheOrder) {
+  // Only all three together rise, at the third step.
+  const std::vector<FirstPasses> parts = {passes_of({5, 2, 1, 1, 1}), passes_of({4, 3, 5, 1, 1}),
+                                          passes_of({6, 5, 4.5F, 1, 1})};
+  for (const std::vector<std::size_t>& order : {std::vector<std::size_t>{0, 1, 2}, {2, 1, 0}, {1, 0, 2}}) {
+    DecisionBoard board(layout());
+    std::optional<TensorDecision> decision;
+    for (const std::size_t part : order) decision = board.add(parts[part]);
+
+    ASSERT_TRUE(decision);
+    EXPECT_EQ(decision->steps, 3);
+    EXPECT_TRUE(decision->stopped_early);
+  }
+}
+
+TEST(DecisionBoard, TakesPartsOfSeveralTiles) {
+  DecisionBoard board(layout());
+
+  EXPECT_FALSE(board.add(passes_of({2, 1, 1, 1, 1}, 1)));
+  const auto decision = board.add(passes_of({2, 1, 1, 1, 1}, 2));
+
+  ASSERT_TRUE(decision);
+  EXPECT_EQ(decision->steps, 3);
+}
+
+TEST(DecisionBoard, AGridSpansTheRangesOfAllTiles) {
+  DecisionBoard board(layout());
+
+  EXPECT_FALSE(board.add(range_of(-3, 1, 1)));
+  const auto decision = board.add(range_of(-1, 12, 1));
+
+  ASSERT_TRUE(decision);
+  const FixedGrid want = start_grid({-3, 12, false}, CodeWidth::k4, false);
+  EXPECT_EQ(decision->grid.scale, want.scale);
+  EXPECT_EQ(decision->grid.zero, want.zero);
+  EXPECT_EQ(decision->steps, 0);
+}
+
+TEST(DecisionBoard, RefusesMoreTilesThanThereAre) {
+  DecisionBoard board(layout());
+  static_cast<void>(board.add(range_of(-3, 1, 2)));
+
+  test::expect_error(ErrorCode::kInternal, {"range", "more tiles"},
+                     [&] { static_cast<void>(board.add(range_of(-3, 1, 1))); });
+}
+
+TEST(FirstPasses, ReadWhatTheyWrote) {
+  FirstPasses passes = passes_of({5, 0.125F, 3}, 2);
+  passes.range = {-2, 7, true};
+  WireWriter out;
+  passes.write(out);
+  const std::vector<std::byte> bytes = out.take();
+  WireReader in(bytes);
+
+  const FirstPasses read = FirstPasses::read(in);
+
+  EXPECT_TRUE(in.empty());
+  EXPECT_EQ(read.tensor, passes.tensor);
+  EXPECT_EQ(read.tiles, 2);
+  EXPECT_TRUE(read.step_abs == passes.step_abs);
+  EXPECT_EQ(read.range.lo, -2);
+  EXPECT_EQ(read.range.hi, 7);
+  EXPECT_TRUE(read.range.nonfinite);
+}
+
+}  // namespace
+}  // namespace halfquad
