@@ -84,6 +84,7 @@ RankJob RanksOutput::job(const RanksRun& how, int rank) const {
               .schedule = how.schedule,
               .fingerprint = odd.fingerprint.value_or(how.fingerprint.value_or(fingerprint())),
               .keep_interval = std::chrono::milliseconds(5)};
+  if (odd.make_solver) job.run.make_solver = odd.make_solver;
   return job;
 }
 

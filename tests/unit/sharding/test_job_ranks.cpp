@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include <fmt/format.h>
@@ -392,6 +393,31 @@ TEST(JobRanksDamage, AFolderWithoutALegibleDescriptionIsBegunAnew) {
 }
 
 // ---- a tensor that was settled in the first run
+
+TEST(JobRanks, AStopOnAFollowerThatHasDoneItsShareEndsTheJobToo) {
+  const RunnerModel two(
+      {{"slow", 1024, 4096, DType::kBF16, {.iters = 1}}, {"fast", 1024, 4096, DType::kBF16, {.iters = 1}}},
+      std::vector<test::TestTensor>{});
+  const RanksOutput output(two);
+  std::vector<StopFlag> stops(2);
+  std::atomic<int> blocks = 0;
+  const auto slow = [&] {
+    return std::make_unique<HookedSolver>([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      if (++blocks == 20) stops[1].request();  // the other rank's one tile takes less than this
+    });
+  };
+
+  const RanksOutcome job = output.run({.ranks = 2,
+                                       .options = run_options(1, 64 * kMiB),
+                                       .schedule = Schedule::kStatic,
+                                       .odd = {{0, {.make_solver = slow}}},
+                                       .stops = &stops});
+
+  expect_ended_with(job, ErrorCode::kInterrupted, {"interrupted"});
+  EXPECT_LT(blocks, 40);
+  EXPECT_EQ(output.finished().size(), 1U);
+}
 
 TEST(JobRanks, TilesLeftOverFollowTheDecisionOfTheFirstRun) {
   const Model& model = few_layers();
