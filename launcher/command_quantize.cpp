@@ -151,6 +151,7 @@ void quantize_into(const Context& context, const Job& job, const QuantizeOptions
       discard_quietly(out);
       throw;
     }
+    if (error.code() == ErrorCode::kUsage) throw;  // it says what to do instead of the same again
     throw Error(error.code(),
                 fmt::format("{}; what is finished is kept in {}: run the same command again to continue", error.what(),
                             quoted(ranks.partial.string())),

@@ -20,25 +20,28 @@ constexpr std::chrono::microseconds kPause{300};
 constexpr int kLeader = 0;
 
 /// The follower's side of the job, by messages. One request is always under way, so that items are there when the
-/// pipeline wants them.
+/// pipeline wants them; not so near the end of the job, where others may have idle cores for them.
 class RemoteShare final : public WorkShare {
  public:
   explicit RemoteShare(Outbox& outbox) : outbox_(outbox) {}
 
   void start(OnDecided on_decided) override {
     listener_.set(std::move(on_decided));
-    outbox_.post(message_to(kLeader, Tag::kWant));
+    const std::lock_guard lock(mutex_);
+    ask_locked();
   }
   void finish() override { listener_.set({}); }
 
   [[nodiscard]] std::optional<ItemRange> next() override {
     std::unique_lock lock(mutex_);
+    if (!asked_ && !no_more_ && !closed_) ask_locked();
     arrived_.wait(lock, [this] { return closed_ || no_more_ || !ranges_.empty(); });
     if (closed_) throw Error(ErrorCode::kInterrupted, "interrupted: the job was stopped");
     if (ranges_.empty()) return {};
     const ItemRange range = ranges_.front();
     ranges_.pop_front();
-    outbox_.post(message_to(kLeader, Tag::kWant));
+    asked_ = false;
+    if (range.size() > 1) ask_locked();
     return range;
   }
 
@@ -77,11 +80,17 @@ class RemoteShare final : public WorkShare {
   }
 
  private:
+  void ask_locked() {
+    asked_ = true;
+    outbox_.post(message_to(kLeader, Tag::kWant));
+  }
+
   Outbox& outbox_;
   DecisionListener listener_;
   std::mutex mutex_;
   std::condition_variable arrived_;
   std::deque<ItemRange> ranges_;
+  bool asked_ = false;  // and the answer not yet taken
   bool no_more_ = false, closed_ = false;
 };
 

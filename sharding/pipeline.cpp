@@ -154,7 +154,7 @@ std::optional<Pipeline::NextRead> Pipeline::next_read() {
   while (true) {
     // Readers stay until every tensor is decided: until then a tile may have to be read again.
     changed_.wait(lock, [&] {
-      return failed_ || !again_.empty() || range_.size() > 0 || (no_more_ ? undecided_ == 0 : !fetching_);
+      return failed_ || !again_.empty() || range_.size() > 0 || (no_more_ ? undecided_ == 0 : may_fetch_locked());
     });
     if (failed_) return {};
     if (!again_.empty()) {
@@ -171,7 +171,14 @@ std::optional<Pipeline::NextRead> Pipeline::next_read() {
   if (item.kind == WorkItem::Kind::kCopy) return NextRead{index, Unit::Phase::kCopy};
   const QuantSpec& spec = in_.layout.quantized()[item.tensor].spec;
   const bool known = TensorState::waits(spec) && tensors_[item.tensor].decision.has_value();
+  if (!known) ++unsolved_;
   return NextRead{index, known ? Unit::Phase::kAgain : Unit::Phase::kFirst};
+}
+
+// Near the end of the job a rank takes no more tiles than it needs to go on without a pause: what it takes, another
+// rank with idle cores cannot.
+bool Pipeline::may_fetch_locked() const {
+  return !fetching_ && (!few_left_ || unsolved_ < 2 * static_cast<std::size_t>(shape_.workers));
 }
 
 // Asks for the next items, without the lock.
@@ -183,6 +190,7 @@ void Pipeline::fetch_range(std::unique_lock<std::mutex>& lock) {
   fetching_ = false;
   no_more_ = !range.has_value();
   range_ = range.value_or(ItemRange{});
+  few_left_ = range_.size() == 1;
   for (std::size_t i = range_.begin; i < range_.end; ++i) {
     const WorkItem& item = in_.plan.items[i];
     if (item.kind == WorkItem::Kind::kCopy) continue;

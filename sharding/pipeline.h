@@ -70,6 +70,7 @@ class Pipeline {
   };
   [[nodiscard]] std::optional<NextRead> next_read();
   void fetch_range(std::unique_lock<std::mutex>& lock);
+  [[nodiscard]] bool may_fetch_locked() const;
   [[nodiscard]] Unit read(const NextRead& next);
   [[nodiscard]] Buffer acquire(std::uint64_t bytes, std::size_t item);
   [[nodiscard]] std::uint64_t give_up_one_locked(std::size_t item);
@@ -114,6 +115,8 @@ class Pipeline {
   ItemRange range_;                     // items to be read next
   bool fetching_ = false;               // a reader is asking for more
   bool no_more_ = false;                // items, beside those to be read again
+  bool few_left_ = false;               // the job is near its end: items come one by one
+  std::size_t unsolved_ = 0;            // tiles taken whose first pass is not done
   std::size_t undecided_ = 0;           // tensors that are TensorState::undecided
   std::deque<std::size_t> again_;       // items to be read again, before anything new
   std::deque<Unit> ready_;              // read, to be solved

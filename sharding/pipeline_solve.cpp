@@ -27,6 +27,9 @@ void Pipeline::solve_loop(const std::string& lane) {
     const bool first = unit->phase == Unit::Phase::kFirst;
     if (first) {
       solve_first(solver, std::move(*unit));
+      const std::lock_guard lock(mutex_);
+      --unsolved_;
+      changed_.notify_all();
     } else {
       finish(solver, std::move(*unit));
     }

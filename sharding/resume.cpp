@@ -102,11 +102,9 @@ Fingerprint fingerprint_of(const Checkpoint& checkpoint, const OutputLayout& lay
 
 std::string differences(const Fingerprint& ours, const Fingerprint& theirs) {
   std::string text;
-  for (const auto& [part, value] : ours) {
-    const auto found =
-        std::find_if(theirs.begin(), theirs.end(), [&](const auto& other) { return other.first == part; });
-    if (found != theirs.end() && found->second == value) continue;
-    text += (text.empty() ? "" : ", ") + part;
+  for (const auto& ours_part : ours) {
+    if (std::find(theirs.begin(), theirs.end(), ours_part) != theirs.end()) continue;
+    text += (text.empty() ? "" : ", ") + ours_part.first;
   }
   if (text.empty() && ours.size() != theirs.size()) text = "halfquad version";
   return text;

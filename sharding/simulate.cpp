@@ -43,6 +43,7 @@ struct RankState {
   int idle_cores = 0;
   int unsolved = 0;  // read or being read
   bool asking = false, no_more = false;
+  bool few_left = false;  // the last piece was a single item
   ItemRange range;
   std::deque<std::size_t> ready;
 };
@@ -76,6 +77,7 @@ class Simulator {
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   std::uint64_t events_made_ = 0;
   int items_held_ = 0;
+  int few_ = 0;  // near the end of the job, as Pipeline::may_fetch_locked()
   double cores_ = 0;
   Simulation result_;
 };
@@ -88,7 +90,8 @@ Simulator::Simulator(const Plan& plan, const std::vector<std::uint64_t>& weights
       ranks_(static_cast<std::size_t>(options.topology.ranks)),
       readers_(static_cast<std::size_t>(options.topology.nodes)),
       writers_(static_cast<std::size_t>(options.topology.nodes)),
-      items_held_(options.items_held > 0 ? options.items_held : items_held_by(options.rates.cores_per_rank)) {
+      items_held_(options.items_held > 0 ? options.items_held : items_held_by(options.rates.cores_per_rank)),
+      few_(options.items_held > 0 ? options.items_held : 2 * options.rates.cores_per_rank) {
   for (const WorkItem& item : plan.items) {
     if (item.kind == WorkItem::Kind::kCopy) continue;
     if (tiles_open_.size() <= item.tensor) tiles_open_.resize(item.tensor + 1);
@@ -131,7 +134,7 @@ void Simulator::go_on(double now, int rank) {
     ++own.unsolved;
     push(end, Event::Kind::kRead, rank, {item, item + 1});
   }
-  const bool room = own.unsolved < items_held_;
+  const bool room = own.unsolved < (own.few_left ? few_ : items_held_);
   if (own.range.size() == 0 && room && !own.asking && !own.no_more) {
     own.asking = true;
     push(now + options_.message_seconds, Event::Kind::kAsked, rank, {});
@@ -173,6 +176,7 @@ void Simulator::handle(const Event& event) {
       own.asking = false;
       own.range = event.range;
       own.no_more = event.range.size() == 0;
+      own.few_left = event.range.size() == 1;
       break;
     case Event::Kind::kRead:
       if (plan_.items[event.range.begin].kind == WorkItem::Kind::kCopy) {

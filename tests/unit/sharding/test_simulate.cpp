@@ -68,7 +68,6 @@ TEST(Simulate, Keeps256RanksOfA70BModelBusy) {
   EXPECT_GE(run(model, options).efficiency(), 0.99);
   for (const double fraction : {0.02, 0.1}) {
     options.stragglers = {.fraction = fraction, .slowdown = 2};
-    options.items_held = 2;
     EXPECT_GE(run(model, options).efficiency(), 0.95) << fraction;
   }
 }
