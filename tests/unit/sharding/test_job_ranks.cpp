@@ -419,6 +419,29 @@ TEST(JobRanks, AStopOnAFollowerThatHasDoneItsShareEndsTheJobToo) {
   EXPECT_EQ(output.finished().size(), 1U);
 }
 
+TEST(JobRanks, AStopReachesARankThatOnlyWaitsForAnothersTiles) {
+  const RunnerModel two_tiles({{"divided", 2048, 4096, DType::kBF16, {.iters = 1}}}, std::vector<test::TestTensor>{});
+  for (const int stopped : {0, 1}) {
+    const RanksOutput output(two_tiles);
+    std::vector<StopFlag> stops(2);
+    std::atomic<int> blocks = 0;
+    const auto slow = [&] {
+      return std::make_unique<HookedSolver>([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        if (++blocks == 20) stops[static_cast<std::size_t>(stopped)].request();  // the other rank is waiting by then
+      });
+    };
+
+    const RanksOutcome job = output.run({.ranks = 2,
+                                         .options = run_options(1, 64 * kMiB),
+                                         .schedule = Schedule::kStatic,
+                                         .odd = {{0, {.make_solver = slow}}},
+                                         .stops = &stops});
+
+    expect_ended_with(job, ErrorCode::kInterrupted, {"interrupted"});
+  }
+}
+
 TEST(JobRanks, TilesLeftOverFollowTheDecisionOfTheFirstRun) {
   const Model& model = few_layers();
   int left_over = 0;
