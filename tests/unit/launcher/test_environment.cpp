@@ -49,8 +49,10 @@ TEST(StartedBy, KnowsSrunWithoutAnyMpi) {
 
 TEST(RequireAlone, RefusesOneOfSeveralProcessesAndNamesTheStarter) {
   EXPECT_NO_THROW(require_alone({}, "verify"));
-  test::expect_error(ErrorCode::kUsage, {"one of 4 processes", "mpirun", "PMI_SIZE", "halfquad verify", "start it once"},
-                     [] { require_alone({{"PMI_SIZE", "4"}}, "verify"); });
+  test::expect_error(ErrorCode::kUsage,
+                     {"one of 4 processes", "mpirun", "PMI_SIZE", "halfquad verify", "start it once"}, [] {
+                       require_alone({{"PMI_SIZE", "4"}}, "verify");
+                     });
 }
 
 TEST(JoinJob, IsASingleProcessWithoutAStarter) {
