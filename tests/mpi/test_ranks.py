@@ -209,7 +209,7 @@ class MatrixTest(RanksTest):
 
 class KillTest(RanksTest):
     RANKS = (1, 2, 3, 4)
-    OPTIONS_OF_ALL = ["--iters", "200"]  # a small model that takes seconds
+    OPTIONS_OF_ALL = ["--iters", "400"]  # a small model that takes seconds
 
     @classmethod
     def layers(cls) -> int:
