@@ -104,10 +104,11 @@ SafetensorsWriter JobLeader::open_output(const RankJob& job, bool resumed, std::
   const std::optional<Fingerprint> earlier = resumed ? folder.fingerprint() : std::nullopt;
   if (!earlier) return create_output(job);
   const std::string different = differences(job.fingerprint, *earlier);
-  HALFQUAD_REQUIRE(different.empty(), kUsage,
-                   fmt::format("{} is the unfinished output of another job: its {} differs; run that job's command "
-                               "again, pass --fresh to discard what it finished, or choose another name",
-                               quoted(job.partial.string()), different));
+  HALFQUAD_REQUIRE(
+      different.empty(), kUsage,
+      fmt::format("{} is the unfinished output of another job, which differs in {}; run that job's command "
+                  "again, pass --fresh to discard what it finished, or choose another name",
+                  quoted(job.partial.string()), different));
   const auto entries = job.layout.entries();
   std::optional<SafetensorsWriter> writer;
   try {
@@ -292,11 +293,10 @@ void JobLeader::handle(const Message& message) {
       in.get(facts.host);
       const std::string different = differences(fingerprint_, read_fingerprint(in));
       if (!different.empty()) {
-        note_failure(kNobody,
-                     Error(ErrorCode::kUsage,
-                           fmt::format("{} sees another {} than rank 0; start all ranks with the same program, "
-                                       "arguments and files",
-                                       name_of_rank(rank), different)));
+        note_failure(kNobody, Error(ErrorCode::kUsage,
+                                    fmt::format("{} differs from rank 0 in {}; start all ranks with the same program, "
+                                                "arguments and files",
+                                                name_of_rank(rank), different)));
       }
       return;
     }

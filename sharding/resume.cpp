@@ -95,7 +95,7 @@ Fingerprint fingerprint_of(const Checkpoint& checkpoint, const OutputLayout& lay
                            const std::string& version) {
   return {{"halfquad version", version},
           {"source", source_digest(checkpoint)},
-          {"rules or solver options", specs_digest(layout)},
+          {"layers or their settings", specs_digest(layout)},
           {"scale dtype", std::string(name_of(layout.stored()))},
           {"--nonfinite", nonfinite}};
 }

@@ -37,7 +37,7 @@ TEST(Fingerprint, NamesWhatDiffers) {
   EXPECT_EQ(against(fingerprint_of(model.checkpoint(), model.layout(), "error", "1.1")), "halfquad version");
   EXPECT_EQ(against(fingerprint_of(model.checkpoint(), model.layout(), "zero", "1.1")),
             "halfquad version, --nonfinite");
-  EXPECT_EQ(against({}), "halfquad version, source, rules or solver options, scale dtype, --nonfinite");
+  EXPECT_EQ(against({}), "halfquad version, source, layers or their settings, scale dtype, --nonfinite");
 }
 
 TEST(Fingerprint, FollowsTheSourcesHeaderAndEveryPartOfASpec) {
@@ -51,7 +51,7 @@ TEST(Fingerprint, FollowsTheSourcesHeaderAndEveryPartOfASpec) {
        {QuantSpec{.width = CodeWidth::k3}, QuantSpec{.group_size = 32}, QuantSpec{.axis = 0}, QuantSpec{.iters = 3},
         QuantSpec{.solver = SolverKind::kRtn}, QuantSpec{.lp_norm = 0.5F}, QuantSpec{.beta = 2},
         QuantSpec{.kappa = 1.5F}, QuantSpec{.channel_wise = false}, QuantSpec{.round_zero = true}}) {
-    EXPECT_EQ(differences(ours, fingerprint_of_model(model_of(one_layer(spec)))), "rules or solver options");
+    EXPECT_EQ(differences(ours, fingerprint_of_model(model_of(one_layer(spec)))), "layers or their settings");
   }
 }
 
