@@ -142,6 +142,7 @@ SafetensorsWriter JobLeader::create_output(const RankJob& job) {
   writer.sync();
   JobFolder(job.fs, job.partial).create(job.fingerprint);
   job.fs.sync_directory(job.partial);
+  job.fs.sync_directory(job.partial.has_parent_path() ? job.partial.parent_path() : std::filesystem::path("."));
   run_number_ = 0;
   return writer;
 }
