@@ -115,7 +115,7 @@ class Solver {
 /// Plain loops: the definition of the bytes.
 [[nodiscard]] std::unique_ptr<Solver> make_reference_solver();
 
-/// The fastest SIMD target of this CPU, or the named one ("AVX3", "AVX2", "SSE4", "SSSE3", "EMU128", ...).
+/// The fastest SIMD target of this CPU, or the named one ("AVX3", "AVX2", "SSE4", "SSSE3", "NEON", ...).
 /// Throws kUsage for a target this binary or CPU does not have.
 [[nodiscard]] std::unique_ptr<Solver> make_simd_solver(const std::optional<std::string>& target = {});
 

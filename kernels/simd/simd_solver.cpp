@@ -10,6 +10,9 @@
 // Scalable vectors (SVE, RVV) have no compile-time width, which the transposition needs: such CPUs run NEON or the
 // reference.
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+// Emulated vectors lose NaN in places; the reference solver, which needs no vectors, takes their place (as it does with
+// GCC, for which Highway itself gives them up).
+#define HWY_BROKEN_EMU128 1
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/simd/simd_solver.cpp"  // NOLINT
 #include <hwy/foreach_target.h>                            // must come before the per-target code
