@@ -347,7 +347,7 @@ class MistakeTest(RanksTest):
     def test_ranks_with_other_arguments_are_refused_by_name(self):
         error = self.run_to_end(
             self.two_programs(self.quantize("--bits", "4"), self.quantize("--bits", "3")), USAGE)
-        self.assert_one_error_line(error, "rank 1", "solver options")
+        self.assert_one_error_line(error, "rank 1", "layers or their settings")
         self.assert_untouched()
 
     def test_ranks_with_another_source_are_refused_by_name(self):
