@@ -23,6 +23,11 @@ std::uint64_t BlockLayout::block_at(std::uint64_t offset) const {
   return offset / run_bytes * ceil_div(run_bytes, block_bytes) + in_run / block_bytes;
 }
 
+std::uint64_t BlockLayout::offset_of(std::uint64_t block) const noexcept {
+  const std::uint64_t blocks_per_run = ceil_div(run_bytes, block_bytes);
+  return block / blocks_per_run * run_bytes + block % blocks_per_run * block_bytes;
+}
+
 std::uint64_t BlockLayout::block_length(std::uint64_t offset) const {
   static_cast<void>(block_at(offset));
   return std::min({block_bytes, run_bytes - offset % run_bytes, total_bytes - offset});

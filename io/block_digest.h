@@ -19,6 +19,8 @@ struct BlockLayout {
   [[nodiscard]] std::uint64_t block_count() const noexcept;
   /// Index of the block that starts at `offset`. Throws kInternal when none does.
   [[nodiscard]] std::uint64_t block_at(std::uint64_t offset) const;
+  /// Where block number `block` starts: the inverse of block_at(). @pre block < block_count().
+  [[nodiscard]] std::uint64_t offset_of(std::uint64_t block) const noexcept;
   /// Length of the block that starts at `offset`.
   [[nodiscard]] std::uint64_t block_length(std::uint64_t offset) const;
   friend bool operator==(const BlockLayout&, const BlockLayout&) = default;

@@ -151,7 +151,7 @@ SafetensorsWriter JobFollower::attach_and_check(const RankJob& job, std::span<co
     const auto entries = job.layout.entries();
     SafetensorsWriter writer = SafetensorsWriter::attach(job.fs, file, {entries.begin(), entries.end()}, job.metadata,
                                                          {.mode = job.write_mode, .stop = &stop});
-    damaged = damaged_items(job.fs, file, writer, job.layout, records, job.run.threads, stop);
+    damaged = damaged_items(job.fs, file, writer, job.layout, records, job.run.threads, job.run.memory_bytes, stop);
     return writer;
   });
   try {

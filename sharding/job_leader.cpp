@@ -159,7 +159,7 @@ void JobLeader::check_records(const RankJob& job, SafetensorsWriter& writer, std
   }
   const std::vector<std::uint64_t> own = meanwhile([&] {
     return damaged_items(job.fs, job.partial / job.weights_name, writer, job.layout, parts[kSelf], job.run.threads,
-                         checks_stop_);
+                         job.run.memory_bytes, checks_stop_);
   });
   damaged_.insert(damaged_.end(), own.begin(), own.end());
   wait_until(

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <charconv>
 #include <mutex>
-#include <set>
 #include <string_view>
 
 #include <boost/json/object.hpp>
@@ -13,9 +12,9 @@
 #include "io/journal.h"
 #include "io/json.h"
 #include "io/output_directory.h"
-#include "runtime/buffer_pool.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
+#include "sharding/stored_tile.h"
 #include "sharding/wire.h"
 
 namespace halfquad {
@@ -73,12 +72,6 @@ std::optional<int> run_of(std::string_view name) {
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), run);
   if (error != std::errc{} || end == name.data() + name.size() || *end != '-' || run < 0) return {};
   return run;
-}
-
-/// Where block `block` begins, the inverse of BlockLayout::block_at.
-std::uint64_t block_offset(const BlockLayout& layout, std::uint64_t block) {
-  const std::uint64_t per_run = (layout.run_bytes + layout.block_bytes - 1) / layout.block_bytes;
-  return block / per_run * layout.run_bytes + block % per_run * layout.block_bytes;
 }
 
 /// Whether a record names an item of the plan and nothing but blocks of the layout.
@@ -169,24 +162,22 @@ std::filesystem::path JobFolder::journal(int run, int rank) const {
 
 std::vector<std::uint64_t> damaged_items(FileSystem& fs, const std::filesystem::path& file,
                                          const SafetensorsWriter& writer, const OutputLayout& layout,
-                                         std::span<const ItemRecord> records, int threads, const StopFlag& stop) {
+                                         std::span<const ItemRecord> records, int threads, std::uint64_t memory_bytes,
+                                         const StopFlag& stop) {
   if (records.empty()) return {};
   std::uint64_t longest = 0;
   for (const OutputTensor& content : layout.contents()) longest = std::max(longest, content.blocks.block_bytes);
-  const std::uint64_t scratch_bytes = longest + ReadFile::kSlack;
-  BufferPool pool((scratch_bytes + BufferPool::kAlignment) * static_cast<std::uint64_t>(threads));
-  std::vector<Buffer> scratch;
-  for (int i = 0; i < threads; ++i) scratch.push_back(pool.acquire(scratch_bytes));
+  const WorkerBuffers scratch(threads, longest + ReadFile::kSlack, memory_bytes);
   const std::unique_ptr<ReadFile> data = fs.open_read(file, ReadMode::kAuto);
 
   std::mutex mutex;
   std::vector<std::uint64_t> damaged;
-  parallel_for(threads, static_cast<std::int64_t>(records.size()), stop, [&](int worker, std::int64_t index) {
+  parallel_for(scratch.workers(), static_cast<std::int64_t>(records.size()), stop, [&](int worker, std::int64_t index) {
     const ItemRecord& record = records[static_cast<std::size_t>(index)];
-    const std::span<std::byte> memory = scratch[static_cast<std::size_t>(worker)].bytes();
+    const std::span<std::byte> memory = scratch.of(worker);
     const bool intact = std::all_of(record.blocks.begin(), record.blocks.end(), [&](const BlockSum& block) {
       const BlockLayout& blocks = layout.contents()[block.entry].blocks;
-      const std::uint64_t offset = block_offset(blocks, block.block);
+      const std::uint64_t offset = blocks.offset_of(block.block);
       return BlockDigest::hash(data->read(writer.file_offset(block.entry) + offset, blocks.block_length(offset),
                                           memory)) == block.hash;
     });

@@ -48,10 +48,11 @@ class JobFolder {
   std::filesystem::path folder_;
 };
 
-/// Reads back what `records` say was written and returns the items whose bytes are not those. `file`: the weight file.
+/// Reads back what `records` say was written and returns the items whose bytes are not those. `file`: the weight file;
+/// `memory_bytes`: budget of the buffers.
 [[nodiscard]] std::vector<std::uint64_t> damaged_items(FileSystem& fs, const std::filesystem::path& file,
                                                        const SafetensorsWriter& writer, const OutputLayout& layout,
                                                        std::span<const ItemRecord> records, int threads,
-                                                       const StopFlag& stop);
+                                                       std::uint64_t memory_bytes, const StopFlag& stop);
 
 }  // namespace halfquad

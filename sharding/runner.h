@@ -62,9 +62,4 @@ void write_constants(const OutputLayout& layout, SafetensorsWriter& writer);
                                       std::span<const std::optional<TensorDecision>> settled, WorkShare& share,
                                       ProgressCounters& progress, const StopFlag& stop);
 
-/// The same for a process that does all of `plan` itself.
-[[nodiscard]] RunResult run_plan(FileSystem& fs, const Checkpoint& checkpoint, const OutputLayout& layout,
-                                 const Plan& plan, SafetensorsWriter& writer, const RunOptions& options,
-                                 ProgressCounters& progress, const StopFlag& stop);
-
 }  // namespace halfquad

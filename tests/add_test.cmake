@@ -1,13 +1,18 @@
-# halfquad_add_test(NAME <name> SOURCES <files> LIBS <targets> [LABELS <labels>] [TIMEOUT <seconds>] [PROCESSORS <n>])
-# A GoogleTest executable of its own, registered as one test. Sanitized ones get ten times the time.
-function(halfquad_add_test)
-  cmake_parse_arguments(PARSE_ARGV 0 ARG "" "NAME;TIMEOUT;PROCESSORS" "SOURCES;LIBS;LABELS")
+# Sets ARG_TIMEOUT of the calling function: as given, or two minutes; sanitized tests get ten times the time.
+macro(halfquad_test_timeout)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
   if(HALFQUAD_SANITIZE)
     math(EXPR ARG_TIMEOUT "${ARG_TIMEOUT} * 10")
   endif()
+endmacro()
+
+# halfquad_add_test(NAME <name> SOURCES <files> LIBS <targets> [LABELS <labels>] [TIMEOUT <seconds>] [PROCESSORS <n>])
+# A GoogleTest executable of its own, registered as one test.
+function(halfquad_add_test)
+  cmake_parse_arguments(PARSE_ARGV 0 ARG "" "NAME;TIMEOUT;PROCESSORS" "SOURCES;LIBS;LABELS")
+  halfquad_test_timeout()
   if(NOT ARG_PROCESSORS)
     set(ARG_PROCESSORS 1)
   endif()

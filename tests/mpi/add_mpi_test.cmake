@@ -4,12 +4,7 @@
 # environment, which MPICH ignores, that root may start more ranks than there are cores, wherever there is room.
 function(halfquad_add_mpi_test)
   cmake_parse_arguments(PARSE_ARGV 0 ARG "" "NAME;TARGET;RANKS;TIMEOUT;EXIT_CODE" "ARGS;LABELS")
-  if(NOT ARG_TIMEOUT)
-    set(ARG_TIMEOUT 120)
-  endif()
-  if(HALFQUAD_SANITIZE)
-    math(EXPR ARG_TIMEOUT "${ARG_TIMEOUT} * 10")
-  endif()
+  halfquad_test_timeout()
   set(command ${MPIEXEC_EXECUTABLE} -n ${ARG_RANKS} $<TARGET_FILE:${ARG_TARGET}> ${ARG_ARGS})
   if(ARG_EXIT_CODE)
     set(command sh -c "\"$@\" && exit 1 || test $? -eq ${ARG_EXIT_CODE}" sh ${command})

@@ -46,6 +46,14 @@ TEST(BlockLayout, CutsRunsIntoBlocksWithShortOnesAtTheEnds) {
   EXPECT_EQ(layout.block_length(230), 20U);
 }
 
+TEST(BlockLayout, KnowsWhereEachBlockStarts) {
+  const BlockLayout layout{.total_bytes = 250, .run_bytes = 100, .block_bytes = 30};
+
+  std::vector<std::uint64_t> offsets;
+  for (std::uint64_t block = 0; block < layout.block_count(); ++block) offsets.push_back(layout.offset_of(block));
+  EXPECT_EQ(offsets, block_offsets(layout));
+}
+
 TEST(BlockLayout, RefusesAnOffsetInsideABlock) {
   const BlockLayout layout{.total_bytes = 250, .run_bytes = 100, .block_bytes = 30};
 

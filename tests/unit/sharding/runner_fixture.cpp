@@ -1,6 +1,7 @@
 #include "tests/unit/sharding/runner_fixture.h"
 
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 #include "io/posix_file_system.h"
@@ -13,6 +14,64 @@ namespace {
 
 ModelLayer layer(std::string module, std::int64_t rows, std::int64_t cols, DType dtype, QuantSpec spec) {
   return {std::move(module), rows, cols, dtype, spec};
+}
+
+/// The whole plan as the share of one pipeline, without journal or ranks.
+class WholeShare final : public WorkShare {
+ public:
+  WholeShare(const Plan& plan, const OutputLayout& layout, ProgressCounters& progress)
+      : queue_(plan, 1, Schedule::kStatic), board_(layout), ledger_(plan, layout), progress_(progress) {
+    ledger_.add_constants();
+    progress_.tensors_done = ledger_.tensors_done();
+  }
+
+  void start(OnDecided on_decided) override { listener_.set(std::move(on_decided)); }
+  void finish() override { listener_.set({}); }
+
+  [[nodiscard]] std::optional<ItemRange> next() override {
+    const std::lock_guard lock(mutex_);
+    return queue_.next(0);
+  }
+
+  void add_first_passes(const FirstPasses& passes) override {
+    std::optional<TensorDecision> decision;
+    {
+      const std::lock_guard lock(mutex_);
+      decision = board_.add(passes);
+    }
+    if (decision) listener_.tell(passes.tensor, *decision);
+  }
+
+  void done(ItemRecord record) override {
+    const std::lock_guard lock(mutex_);
+    ledger_.add(record);
+    progress_.tensors_done = ledger_.tensors_done();
+  }
+
+  /// After the pipeline has ended.
+  [[nodiscard]] const Ledger& ledger() const noexcept { return ledger_; }
+
+ private:
+  std::mutex mutex_;
+  DecisionListener listener_;
+  WorkQueue queue_;
+  DecisionBoard board_;
+  Ledger ledger_;
+  ProgressCounters& progress_;
+};
+
+/// All of `plan` by one pipeline.
+RunResult run_plan(FileSystem& fs, const Checkpoint& checkpoint, const OutputLayout& layout, const Plan& plan,
+                   SafetensorsWriter& writer, const RunOptions& options, ProgressCounters& progress,
+                   const StopFlag& stop) {
+  WholeShare share(plan, layout, progress);
+  write_constants(layout, writer);
+  RunResult result;
+  static_cast<PipelineStats&>(result) =
+      run_share(fs, checkpoint, layout, plan, writer, options, {}, share, progress, stop);
+  result.tensors = share.ledger().tensors();
+  result.checksums = share.ledger().checksums();
+  return result;
 }
 
 }  // namespace
