@@ -11,6 +11,7 @@
 #include "runtime/check.h"
 #include "runtime/text.h"
 #include "sharding/dequantize.h"
+#include "sharding/hqq_layout.h"
 
 namespace halfquad {
 namespace {

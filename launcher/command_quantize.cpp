@@ -52,6 +52,7 @@ struct QuantizeOptions {
   bool overwrite = false;
   bool fresh = false;
   std::string schedule = "dynamic";
+  std::string assembly = "auto";
   std::string trace;
   SpecOptions spec;
   MachineOptions machine;
@@ -59,12 +60,17 @@ struct QuantizeOptions {
 
 /// After OUT.partial is made, so that what a dead run left there is gone and does not count as used.
 void require_disk(FileSystem& files, const OutputDirectory& out, const Job& job) {
-  const std::uint64_t needed = job.layout.data_bytes() + kDiskSlack;
+  const std::uint64_t needed = job.layout.file_bytes() + kDiskSlack;
   const std::uint64_t free = files.free_bytes(out.path_of(kWeightsName).parent_path());
   HALFQUAD_REQUIRE(free >= needed, kIo,
                    fmt::format("the output needs {}, but the file system of {} has {} free; choose another OUT or make "
                                "room",
                                human_bytes(needed), quoted(out.final_path().string()), human_bytes(free)));
+}
+
+Assembly assembly_from_name(const std::string& name) {
+  if (name == "direct") return Assembly::kDirect;
+  return name == "gather" ? Assembly::kGather : Assembly::kAuto;
 }
 
 RankJob rank_job(const Context& context, const Job& job, const QuantizeOptions& options, int processes, Trace* trace) {
@@ -81,11 +87,10 @@ RankJob rank_job(const Context& context, const Job& job, const QuantizeOptions& 
           .layout = job.layout,
           .plan = job.plan,
           .partial = partial_path(options.out),
-          .weights_name = std::string(kWeightsName),
-          .metadata = {{"format", "pt"}},
           .write_mode = run.read_mode == ReadMode::kBuffered ? WriteMode::kBuffered : WriteMode::kDirect,
           .run = run,
           .schedule = options.schedule == "static" ? Schedule::kStatic : Schedule::kDynamic,
+          .assembly = assembly_from_name(options.assembly),
           .fingerprint = fingerprint_of(job.checkpoint, job.layout, options.spec.nonfinite, HALFQUAD_VERSION)};
 }
 
@@ -95,6 +100,9 @@ void write_rest(const Context& context, const Job& job, const QuantizeOptions& o
                 RunFacts& facts) {
   if (job.checkpoint.config()) {
     write_text(context.fs, out.path_of(kConfigName), pretty_json(hqq_config(job.checkpoint, job.decisions)));
+  }
+  if (const std::string index = index_text(job.layout); !index.empty()) {
+    write_text(context.fs, out.path_of(kIndexName), index);
   }
   copy_side_files(context.fs, job.checkpoint, out);
   facts.peak_resident_bytes = peak_resident_bytes();
@@ -118,8 +126,9 @@ RunResult fill_output(const Context& context, const Job& job, const QuantizeOpti
   meter.finish();
   facts.bytes_read = progress.bytes_read.load();
   facts.bytes_written = progress.bytes_written.load();
-  facts.output_bytes = leader.file_bytes();
+  facts.output_bytes = job.layout.file_bytes();
   facts.ranks = leader.ranks();
+  facts.assembly = leader.assembly();
   facts.resume = leader.resume_facts();
   facts.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   write_rest(context, job, options, command, result, out, facts);
@@ -242,6 +251,13 @@ Command add_quantize(CLI::App& root, const Context& context, const std::vector<s
                   "Several ranks: dynamic lets those that are done help the others; static gives each a fixed share")
       ->capture_default_str()
       ->check(quiet(CLI::IsMember({"dynamic", "static"})))
+      ->type_name("HOW")
+      ->group("Machine");
+  app->add_option("--assembly", options->assembly,
+                  "Several ranks: direct has each write its results in place; gather has one rank a file write what "
+                  "the others send it; auto is direct for ranks that see OUT and gather for the rest")
+      ->capture_default_str()
+      ->check(quiet(CLI::IsMember({"auto", "direct", "gather"})))
       ->type_name("HOW")
       ->group("Machine");
   add_message_options(*app, options->machine);

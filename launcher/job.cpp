@@ -47,11 +47,12 @@ void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const 
 Job prepare_job(const Context& context, const std::filesystem::path& model, const SpecOptions& spec,
                 const MachineOptions& machine) {
   const DType stored = spec.stored();
+  const std::uint64_t max_shard_bytes = spec.max_shard_bytes();
   const Recipe recipe = spec.build_recipe(context.fs);
   Checkpoint checkpoint(context.fs, model);
   std::vector<Decision> decisions = decide(checkpoint, recipe);
   if (spec.nonfinite == "keep-original") keep_nonfinite(context, checkpoint, machine, decisions);
-  OutputLayout layout(checkpoint, decisions, stored);
+  OutputLayout layout(checkpoint, decisions, stored, max_shard_bytes);
   Plan plan = make_plan(checkpoint, layout);
   return {std::move(checkpoint), std::move(decisions), std::move(layout), std::move(plan)};
 }

@@ -11,6 +11,7 @@
 #include "runtime/check.h"
 #include "runtime/machine.h"
 #include "runtime/text.h"
+#include "sharding/hqq_layout.h"
 
 namespace halfquad {
 namespace {
@@ -86,6 +87,13 @@ void add_numeric_options(CLI::App& app, SpecOptions& options) {
       ->check(quiet(CLI::IsMember({"error", "zero", "keep-original"})))
       ->type_name("POLICY")
       ->group(kNumerics);
+}
+
+void add_file_options(CLI::App& app, SpecOptions& options) {
+  app.add_option("--max-shard-size", options.max_shard_size,
+                 "Several weight files of at most SIZE (5GB, 2GiB) and an index, instead of one file")
+      ->type_name("SIZE")
+      ->group(kSelection);
 }
 
 void add_selection_options(CLI::App& app, SpecOptions& options) {
@@ -173,6 +181,7 @@ void add_message_options(CLI::App& app, MachineOptions& options) {
 void add_spec_options(CLI::App& app, SpecOptions& options) {
   add_numeric_options(app, options);
   add_selection_options(app, options);
+  add_file_options(app, options);
 }
 
 Recipe SpecOptions::build_recipe(FileSystem& fs) const {
@@ -188,6 +197,10 @@ Recipe SpecOptions::build_recipe(FileSystem& fs) const {
   for (const std::string& rule : rules) built.rules.push_back(parse_rule(rule));
   built.skip.insert(built.skip.end(), skip.begin(), skip.end());
   return built;
+}
+
+std::uint64_t SpecOptions::max_shard_bytes() const {
+  return max_shard_size.empty() ? OutputLayout::kOneFile : parse_size_option(max_shard_size, "--max-shard-size");
 }
 
 DType SpecOptions::stored() const { return float_dtype_from_name(scale_dtype, "--scale-dtype"); }

@@ -55,6 +55,7 @@ struct SpecOptions {
   bool per_tensor = false;
   std::string scale_dtype = "f16";
   std::string nonfinite = "error";
+  std::string max_shard_size;
   std::vector<std::string> rules;
   std::vector<std::string> skip;
   std::string recipe;
@@ -62,6 +63,8 @@ struct SpecOptions {
   /// The recipe file's content with the command line on top: options replace its defaults, rules come after its own.
   [[nodiscard]] Recipe build_recipe(FileSystem& fs) const;
   [[nodiscard]] DType stored() const;
+  /// --max-shard-size; OutputLayout::kOneFile without it.
+  [[nodiscard]] std::uint64_t max_shard_bytes() const;
 };
 
 void add_spec_options(CLI::App& app, SpecOptions& options);

@@ -18,12 +18,13 @@ struct RunFacts {
   double seconds = 0;
   std::uint64_t bytes_read = 0;
   std::uint64_t bytes_written = 0;
-  std::uint64_t output_bytes = 0;  ///< The finished weight file with its header.
+  std::uint64_t output_bytes = 0;  ///< The finished weight files with their headers.
   std::uint64_t peak_resident_bytes = 0;
   std::uint64_t memory_bytes = 0;
   int threads = 0;  ///< Of one rank.
   std::string solver;
   std::vector<RankFacts> ranks;
+  AssemblyFacts assembly;
   ResumeFacts resume;
 };
 

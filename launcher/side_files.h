@@ -9,7 +9,6 @@
 namespace halfquad {
 
 inline constexpr char kReportName[] = "halfquad_report.json";
-inline constexpr char kWeightsName[] = "model.safetensors";
 inline constexpr char kConfigName[] = "config.json";
 
 /// Copies the checkpoint's tokenizer, licence and the like into `out`, byte for byte. Returns how many there

@@ -1,12 +1,14 @@
 #include "sharding/hqq_layout.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "io/json.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
 #include "sharding/hqq_keys.h"
@@ -20,12 +22,15 @@ BlockLayout one_block(std::uint64_t bytes) { return {bytes, bytes, bytes}; }
 struct Catalog {
   std::vector<TensorEntry> entries;
   std::vector<OutputTensor> contents;
+  std::vector<std::size_t> modules;  ///< Of each entry; numbered as they come.
+  std::size_t module = 0;            ///< Of what is added next.
 
   /// `entry.end` is the size so far.
   std::size_t add(TensorEntry entry, OutputTensor content) {
     entry.end = content.blocks.total_bytes;
     entries.push_back(std::move(entry));
     contents.push_back(std::move(content));
+    modules.push_back(module);
     return entries.size() - 1;
   }
 };
@@ -77,13 +82,37 @@ QuantizedTensor add_quantized(Catalog& catalog, const SourceTensor& tensor, cons
   return {decision.source, module, spec, rows, cols, tiles, codes, scale, zero};
 }
 
-/// Position of each catalog entry in the file: widest dtype first, then by name.
+/// Gives every entry its file: whole modules, in their order, as long as they fit. Returns how many files there are.
+std::size_t assign_files(Catalog& catalog, std::uint64_t max_shard_bytes) {
+  std::vector<std::uint64_t> bytes;  // by module
+  for (std::size_t i = 0; i < catalog.entries.size(); ++i) {
+    bytes.resize(std::max(bytes.size(), catalog.modules[i] + 1));
+    bytes[catalog.modules[i]] += catalog.entries[i].bytes();
+  }
+  std::vector<std::size_t> files(bytes.size());
+  std::size_t file = 0;
+  std::uint64_t filled = 0;
+  for (std::size_t module = 0; module < bytes.size(); ++module) {
+    if (filled > 0 && bytes[module] > max_shard_bytes - std::min(filled, max_shard_bytes)) {
+      ++file;
+      filled = 0;
+    }
+    filled += bytes[module];
+    files[module] = file;
+  }
+  for (std::size_t i = 0; i < catalog.entries.size(); ++i) catalog.contents[i].file = files[catalog.modules[i]];
+  return file + 1;
+}
+
+/// Position of each catalog entry in the output: by file, widest dtype first, then by name.
 std::vector<std::size_t> file_order(const Catalog& catalog) {
   std::vector<std::size_t> order(catalog.entries.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
     const TensorEntry& x = catalog.entries[a];
     const TensorEntry& y = catalog.entries[b];
+    if (catalog.contents[a].file != catalog.contents[b].file)
+      return catalog.contents[a].file < catalog.contents[b].file;
     return x.dtype != y.dtype ? x.dtype > y.dtype : x.name < y.name;
   });
   return order;
@@ -105,13 +134,16 @@ void require_distinct_names(std::span<const TensorEntry> entries) {
 
 }  // namespace
 
-OutputLayout::OutputLayout(const Checkpoint& checkpoint, std::span<const Decision> decisions, DType stored)
+OutputLayout::OutputLayout(const Checkpoint& checkpoint, std::span<const Decision> decisions, DType stored,
+                           std::uint64_t max_shard_bytes)
     : stored_(stored) {
   HALFQUAD_REQUIRE(stored == DType::kF16 || stored == DType::kBF16 || stored == DType::kF32, kUsage,
                    fmt::format("scales and zeros can be stored as F16, BF16 or F32, not {}", name_of(stored)));
   Catalog catalog;
+  std::map<std::string_view, std::size_t> modules;
   for (const Decision& decision : decisions) {
     const SourceTensor& tensor = checkpoint.tensors()[decision.source];
+    catalog.module = modules.try_emplace(module_of(tensor.name), modules.size()).first->second;
     if (decision.quantize()) {
       quantized_.push_back(add_quantized(catalog, tensor, decision, stored));
     } else {
@@ -120,26 +152,68 @@ OutputLayout::OutputLayout(const Checkpoint& checkpoint, std::span<const Decisio
   }
   require_distinct_names(catalog.entries);
 
+  files_.resize(assign_files(catalog, max_shard_bytes));
   const std::vector<std::size_t> order = file_order(catalog);
   std::vector<std::size_t> place(order.size());
-  entries_.reserve(order.size());
-  contents_.reserve(order.size());
-  std::uint64_t offset = 0;
   for (const std::size_t index : order) {
     place[index] = entries_.size();
-    TensorEntry& entry = entries_.emplace_back(std::move(catalog.entries[index]));
-    entry.begin = offset;
-    entry.end += offset;
-    offset = entry.end;
-    contents_.push_back(std::move(catalog.contents[index]));
+    append(std::move(catalog.entries[index]), std::move(catalog.contents[index]));
   }
   for (QuantizedTensor& tensor : quantized_) {
     tensor.codes = place[tensor.codes];
     tensor.scale = place[tensor.scale];
     tensor.zero = place[tensor.zero];
   }
+  finish_files();
 }
 
-std::uint64_t OutputLayout::data_bytes() const noexcept { return entries_.empty() ? 0 : entries_.back().end; }
+/// `entry.end` is its size so far.
+void OutputLayout::append(TensorEntry entry, OutputTensor content) {
+  OutputFile& file = files_[content.file];
+  if (file.end == 0) file.begin = entries_.size();
+  entry.begin = file.data_bytes;
+  entry.end += file.data_bytes;
+  file.data_bytes = entry.end;
+  entries_.push_back(std::move(entry));
+  contents_.push_back(std::move(content));
+  file.end = entries_.size();
+}
+
+void OutputLayout::finish_files() {
+  for (std::size_t i = 0; i < files_.size(); ++i) {
+    OutputFile& file = files_[i];
+    file.name =
+        files_.size() == 1 ? kWeightsName : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, files_.size());
+    file.data_start = serialize_safetensors_header(entries_of(file), metadata()).size();
+  }
+}
+
+const std::map<std::string, std::string>& OutputLayout::metadata() {
+  static const std::map<std::string, std::string> kMetadata{{"format", "pt"}};
+  return kMetadata;
+}
+
+std::uint64_t OutputLayout::data_bytes() const noexcept {
+  return std::accumulate(files_.begin(), files_.end(), std::uint64_t{0},
+                         [](std::uint64_t sum, const OutputFile& file) { return sum + file.data_bytes; });
+}
+
+std::uint64_t OutputLayout::file_bytes() const noexcept {
+  return std::accumulate(files_.begin(), files_.end(), std::uint64_t{0},
+                         [](std::uint64_t sum, const OutputFile& file) { return sum + file.bytes(); });
+}
+
+std::string index_text(const OutputLayout& layout) {
+  if (layout.files().size() == 1) return {};
+  boost::json::object weight_map;
+  std::uint64_t total = 0;
+  std::map<std::string_view, std::string_view> files;  // sorted, as other writers have it
+  for (std::size_t i = 0; i < layout.entries().size(); ++i) {
+    files[layout.entries()[i].name] = layout.file_of(i).name;
+    total += layout.entries()[i].bytes();
+  }
+  for (const auto& [tensor, file] : files) weight_map[tensor] = file;
+  return pretty_json(boost::json::object{{"metadata", {{"total_size", total}}}, {"weight_map", std::move(weight_map)}});
+}
 
 }  // namespace halfquad

@@ -1,5 +1,6 @@
 #include "sharding/job_follower.h"
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <future>
@@ -11,7 +12,6 @@
 #include <fmt/format.h>
 
 #include "runtime/check.h"
-#include "sharding/local_run.h"
 
 namespace halfquad {
 namespace {
@@ -127,11 +127,25 @@ void JobFollower::work(const RankJob& job) {
   write_fingerprint(hello, job.fingerprint);
   outbox_.post(message_to(kLeader, Tag::kHello, hello));
 
+  LocalRun::Place place;
+  place.rank = communicator_.rank();
   const Message setup = wait_for(Tag::kSetup);
-  WireReader in(setup.data);
-  const int run = in.get<int>();
-  const std::vector<ItemRecord> records = read_records(in);
-  SafetensorsWriter writer = attach_and_check(job, records);
+  WireReader facts(setup.data);
+  facts.get(place.run);
+  std::string token;
+  facts.get(token);
+  WireWriter seen;
+  seen.put(
+      meanwhile([&](const StopFlag& stop) { return find_probe(job.fs, job.partial, token, limits_.probe, stop); }));
+  outbox_.post(message_to(kLeader, Tag::kSeen, seen));
+
+  const Message part = wait_for(Tag::kRole);
+  WireReader in(part.data);
+  place.role = AssemblyRole::read(in);
+  const std::unique_ptr<WeightFiles> files =
+      place.role.writes(place.rank) ? attach_and_check(job, read_records(in)) : nullptr;
+  place.files = files.get();
+
   const Message go = wait_for(Tag::kGo);
   WireReader decisions(go.data);
   std::vector<std::optional<TensorDecision>> settled(job.layout.quantized().size());
@@ -139,70 +153,73 @@ void JobFollower::work(const RankJob& job) {
     const auto tensor = decisions.get<std::uint64_t>();
     settled.at(tensor) = TensorDecision::read(decisions);
   }
-  run_pipeline(job, writer, run, settled);
+  place.settled = settled;
+  run_pipeline(job, place);
 }
 
-// On another thread, so that this one hears of the job's end and rank 0 hears from it.
-SafetensorsWriter JobFollower::attach_and_check(const RankJob& job, std::span<const ItemRecord> records) {
-  StopFlag stop;
-  const std::filesystem::path file = job.partial / job.weights_name;
-  std::vector<std::uint64_t> damaged;
-  auto attached = std::async(std::launch::async, [&] {
-    const auto entries = job.layout.entries();
-    SafetensorsWriter writer = SafetensorsWriter::attach(job.fs, file, {entries.begin(), entries.end()}, job.metadata,
-                                                         {.mode = job.write_mode, .stop = &stop});
-    damaged = damaged_items(job.fs, file, writer, job.layout, records, job.run.threads, job.run.memory_bytes, stop);
-    return writer;
+std::unique_ptr<WeightFiles> JobFollower::attach_and_check(const RankJob& job, std::span<const ItemRecord> records) {
+  std::unique_ptr<WeightFiles> files;
+  const std::vector<std::uint64_t> damaged = meanwhile([&](const StopFlag& stop) {
+    files = std::make_unique<WeightFiles>(job.fs, job.partial, job.layout,
+                                          AttachOptions{.mode = job.write_mode, .stop = &stop});
+    return damaged_items(job.fs, job.partial, job.layout, records, job.run.threads, job.run.memory_bytes, stop);
   });
+  WireWriter checked;
+  checked.put(static_cast<std::uint64_t>(damaged.size()));
+  for (const std::uint64_t item : damaged) checked.put(item);
+  outbox_.post(message_to(kLeader, Tag::kChecked, checked));
+  return files;
+}
+
+// Does `work` on another thread, so that this one hears of the job's end and rank 0 hears from it.
+template <class Work>
+std::invoke_result_t<Work&, const StopFlag&> JobFollower::meanwhile(Work work) {
+  StopFlag stop;
+  auto result = std::async(std::launch::async, [&] { return work(stop); });
   try {
-    while (attached.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
+    while (result.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
       if (stop_.requested() || over_) stop.request();
-      static_cast<void>(next_message());
+      if (std::optional<Message> message = next_message()) early_.push_back(std::move(*message));
     }
   } catch (...) {
     stop.request();
     throw;
   }
-  SafetensorsWriter writer = attached.get();
-  WireWriter checked;
-  checked.put(static_cast<std::uint64_t>(damaged.size()));
-  for (const std::uint64_t item : damaged) checked.put(item);
-  outbox_.post(message_to(kLeader, Tag::kChecked, checked));
-  return writer;
+  return result.get();
 }
 
-void JobFollower::run_pipeline(const RankJob& job, SafetensorsWriter& writer, int run,
-                               std::span<const std::optional<TensorDecision>> settled) {
+void JobFollower::run_pipeline(const RankJob& job, const LocalRun::Place& place) {
   RemoteShare share(outbox_);
-  bool told = false, told_stop = false;
-  LocalRun local(job, writer, JobFolder(job.fs, job.partial).journal(run, communicator_.rank()), settled, share,
-                 progress_);
+  bool told_idle = false, told = false, told_stop = false;
+  LocalRun local(job, place, share, outbox_, progress_);
   const auto wind_up = [&] {
     local.stop();
     share.close();
   };
+  for (Message& message : early_) static_cast<void>(local.take(message));
+  early_.clear();
   try {
     while (!over_) {
       if (stop_.requested()) wind_up();
-      if (local.ended() && !told) {
-        told = true;
+      if (local.idle() && !std::exchange(told_idle, true)) outbox_.post(message_to(kLeader, Tag::kIdle));
+      if (local.ended() && !std::exchange(told, true)) {
         post_progress();
         post_trace(job);
         WireWriter out;
         write_outcome(out, local.outcome());
         outbox_.post(message_to(kLeader, Tag::kEnded, out));
       }
-      if (told && !told_stop && stop_.requested()) {  // its own work is done, but not the job's
-        told_stop = true;
+      if (told && stop_.requested() && !std::exchange(told_stop, true)) {  // its own work is done, but not the job's
         WireWriter out;
         write_outcome(out,
                       {Error(ErrorCode::kInterrupted, "interrupted: a stop was requested"), local.outcome().stats});
         outbox_.post(message_to(kLeader, Tag::kEnded, out));
       }
-      const std::optional<Message> message = next_message();
-      if (!message) continue;
+      std::optional<Message> message = next_message();
+      if (!message || local.take(*message)) continue;
       if (message->tag == static_cast<int>(Tag::kRange)) share.take_range(WireReader(message->data));
       if (message->tag == static_cast<int>(Tag::kDecision)) share.take_decision(WireReader(message->data));
+      if (message->tag == static_cast<int>(Tag::kClose)) local.close();
       if (message->tag == static_cast<int>(Tag::kStop)) wind_up();
     }
   } catch (...) {
@@ -219,10 +236,18 @@ void JobFollower::post_trace(const RankJob& job) {
   outbox_.post(message_to(kLeader, Tag::kTrace, out));
 }
 
+// What other ranks send meanwhile is put off: they may have begun before this one.
 Message JobFollower::wait_for(Tag tag) {
+  const auto wanted = [tag](const Message& message) { return message.tag == static_cast<int>(tag); };
+  if (const auto found = std::find_if(early_.begin(), early_.end(), wanted); found != early_.end()) {
+    Message message = std::move(*found);
+    early_.erase(found);
+    return message;
+  }
   while (!over_) {
     std::optional<Message> message = next_message();
-    if (message && message->tag == static_cast<int>(tag)) return std::move(*message);
+    if (message && wanted(*message)) return std::move(*message);
+    if (message) early_.push_back(std::move(*message));
     if (stop_.requested()) throw Error(ErrorCode::kInterrupted, "interrupted: a stop was requested");
   }
   throw Error(ErrorCode::kInterrupted, "interrupted: the job is over");

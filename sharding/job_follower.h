@@ -1,15 +1,20 @@
 #pragma once
 
 #include <chrono>
+#include <deque>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 
 #include "runtime/communicator.h"
 #include "runtime/progress.h"
 #include "runtime/stop_flag.h"
+#include "sharding/local_run.h"
 #include "sharding/outbox.h"
 #include "sharding/rank_job.h"
+#include "sharding/weight_files.h"
 
 namespace halfquad {
 
@@ -27,9 +32,11 @@ class JobFollower {
 
  private:
   void work(const RankJob& job);
-  [[nodiscard]] SafetensorsWriter attach_and_check(const RankJob& job, std::span<const ItemRecord> records);
-  void run_pipeline(const RankJob& job, SafetensorsWriter& writer, int run,
-                    std::span<const std::optional<TensorDecision>> settled);
+  [[nodiscard]] bool look_for_output(const RankJob& job, const std::string& token);
+  [[nodiscard]] std::unique_ptr<WeightFiles> attach_and_check(const RankJob& job, std::span<const ItemRecord> records);
+  template <class Work>
+  std::invoke_result_t<Work&, const StopFlag&> meanwhile(Work work);
+  void run_pipeline(const RankJob& job, const LocalRun::Place& place);
   void post_trace(const RankJob& job);
   [[nodiscard]] Message wait_for(Tag tag);
   [[nodiscard]] std::optional<Message> next_message();
@@ -43,6 +50,7 @@ class JobFollower {
   const StopFlag& stop_;
   const JobLimits limits_;
   Outbox outbox_;
+  std::deque<Message> early_;  // from ranks that began before this one
   bool over_ = false;
   std::optional<Error> end_;
   std::chrono::steady_clock::time_point heard_, next_sign_;

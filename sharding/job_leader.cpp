@@ -1,7 +1,6 @@
 #include "sharding/job_leader.h"
 
 #include <algorithm>
-#include <future>
 #include <thread>
 #include <utility>
 
@@ -11,14 +10,11 @@
 #include "io/output_directory.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
-#include "sharding/local_run.h"
 
 namespace halfquad {
 namespace {
 
 constexpr std::chrono::microseconds kPause{300};
-constexpr int kSelf = 0;
-constexpr int kNobody = -1;  // whose failure says itself whom it is about
 
 }  // namespace
 
@@ -60,13 +56,11 @@ JobLeader::~JobLeader() {
 }
 
 RunResult JobLeader::run(const RankJob& job, bool resumed, ProgressCounters& progress) {
-  greet(job);
   std::vector<ItemRecord> records;
-  SafetensorsWriter writer = meanwhile([&] { return open_output(job, resumed, records); });
-  file_bytes_ = writer.file_bytes();
+  const std::unique_ptr<WeightFiles> files = set_up(job, resumed, records);
   ledger_ = std::make_unique<Ledger>(job.plan, job.layout);
   ledger_->add_constants();
-  check_records(job, writer, records);
+  check_records(job, records);
   std::erase_if(records, [&](const ItemRecord& record) {
     return std::binary_search(damaged_.begin(), damaged_.end(), record.item);
   });
@@ -77,7 +71,9 @@ RunResult JobLeader::run(const RankJob& job, bool resumed, ProgressCounters& pro
   queue_ = std::make_unique<WorkQueue>(job.plan, communicator_.size(), job.schedule, ledger_->done());
   board_ = std::make_unique<DecisionBoard>(job.layout);
   contributors_.assign(job.layout.quantized().size(), {});
-  run_pipelines(job, writer, settled, progress);
+  run_pipelines(job,
+                {.rank = kSelf, .run = run_number_, .role = roles_[kSelf], .files = files.get(), .settled = settled},
+                progress);
 
   HALFQUAD_REQUIRE(ledger_->complete(), kInternal,
                    fmt::format("{} items were never finished, though every rank says it is done", ledger_->left()));
@@ -88,136 +84,21 @@ RunResult JobLeader::run(const RankJob& job, bool resumed, ProgressCounters& pro
   return result;
 }
 
-// ---- before the work
-
-// Waits for the others and refuses ranks that would do another job.
-void JobLeader::greet(const RankJob& job) {
-  fingerprint_ = job.fingerprint;
-  trace_ = job.run.trace;
-  for (Peer& peer : peers_) peer.heard = std::chrono::steady_clock::now();
-  wait_until(
-      [this] { return std::all_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.greeted; }); });
-}
-
-SafetensorsWriter JobLeader::open_output(const RankJob& job, bool resumed, std::vector<ItemRecord>& records) {
-  JobFolder folder(job.fs, job.partial);
-  const std::optional<Fingerprint> earlier = resumed ? folder.fingerprint() : std::nullopt;
-  if (!earlier) return create_output(job);
-  const std::string different = differences(job.fingerprint, *earlier);
-  HALFQUAD_REQUIRE(
-      different.empty(), kUsage,
-      fmt::format("{} is the unfinished output of another job, which differs in {}; run that job's command "
-                  "again, pass --fresh to discard what it finished, or choose another name",
-                  quoted(job.partial.string()), different));
-  const auto entries = job.layout.entries();
-  std::optional<SafetensorsWriter> writer;
-  try {
-    writer = SafetensorsWriter::attach(
-        job.fs, job.partial / job.weights_name, {entries.begin(), entries.end()}, job.metadata,
-        {.mode = job.write_mode, .patience = std::chrono::milliseconds(0), .stop = &stop_});
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::kBadInput && error.code() != ErrorCode::kIo) throw;
-    warn_(fmt::format("the unfinished output cannot be continued and is begun anew: {}", error.what()));
-    return create_output(job);
-  }
-  write_constants(job.layout, *writer);
-  records = folder.records(job.plan, job.layout);
-  run_number_ = folder.next_run();
-  // Every run writes the same bytes: of several records of one item any will do.
-  std::sort(records.begin(), records.end(), [](const ItemRecord& a, const ItemRecord& b) { return a.item < b.item; });
-  const auto last = std::unique(records.begin(), records.end(),
-                                [](const ItemRecord& a, const ItemRecord& b) { return a.item == b.item; });
-  records.erase(last, records.end());
-  return std::move(*writer);
-}
-
-// The description comes first and the journals of an earlier file go before it: at no time does a journal speak of a
-// file that it does not belong to.
-SafetensorsWriter JobLeader::create_output(const RankJob& job) {
-  job.fs.remove_all(job.partial / kPrivateFolder);
-  const auto entries = job.layout.entries();
-  SafetensorsWriter writer(job.fs, job.partial / job.weights_name, {entries.begin(), entries.end()}, job.metadata,
-                           job.write_mode);
-  write_constants(job.layout, writer);
-  writer.sync();
-  JobFolder(job.fs, job.partial).create(job.fingerprint);
-  job.fs.sync_directory(job.partial);
-  job.fs.sync_directory(job.partial.has_parent_path() ? job.partial.parent_path() : std::filesystem::path("."));
-  run_number_ = 0;
-  return writer;
-}
-
-// Has every rank compare its part of the records with the file.
-void JobLeader::check_records(const RankJob& job, SafetensorsWriter& writer, std::vector<ItemRecord> records) {
-  std::vector<std::vector<ItemRecord>> parts(peers_.size());
-  for (std::size_t i = 0; i < records.size(); ++i) parts[i % parts.size()].push_back(std::move(records[i]));
-  for (std::size_t rank = 1; rank < peers_.size(); ++rank) {
-    WireWriter out;
-    out.put(run_number_);
-    write_records(out, parts[rank]);
-    outbox_.post(message_to(static_cast<int>(rank), Tag::kSetup, out));
-  }
-  const std::vector<std::uint64_t> own = meanwhile([&] {
-    return damaged_items(job.fs, job.partial / job.weights_name, writer, job.layout, parts[kSelf], job.run.threads,
-                         job.run.memory_bytes, checks_stop_);
-  });
-  damaged_.insert(damaged_.end(), own.begin(), own.end());
-  wait_until(
-      [this] { return std::all_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.checked; }); });
-  std::sort(damaged_.begin(), damaged_.end());
-  if (damaged_.empty()) return;
-  warn_(
-      fmt::format("{} of {} finished pieces of the unfinished output hold other bytes than were written; they are "
-                  "done again",
-                  damaged_.size(), records.size()));
-}
-
-std::vector<std::optional<TensorDecision>> JobLeader::hand_over_decisions(const RankJob& job,
-                                                                          std::span<const ItemRecord> records) {
-  std::vector<std::optional<TensorDecision>> settled(job.layout.quantized().size());
-  for (const ItemRecord& record : records) {
-    const WorkItem& item = job.plan.items[record.item];
-    if (item.kind == WorkItem::Kind::kTile) settled[item.tensor] = record.decision;
-  }
-  for (std::size_t rank = 1; rank < peers_.size(); ++rank) {
-    WireWriter out;
-    out.put(static_cast<std::uint64_t>(
-        std::count_if(settled.begin(), settled.end(), [](const auto& decision) { return decision.has_value(); })));
-    for (std::size_t tensor = 0; tensor < settled.size(); ++tensor) {
-      if (!settled[tensor]) continue;
-      out.put(static_cast<std::uint64_t>(tensor));
-      settled[tensor]->write(out);
-    }
-    outbox_.post(message_to(static_cast<int>(rank), Tag::kGo, out));
-  }
-  return settled;
-}
-
 // ---- the work
 
-void JobLeader::run_pipelines(const RankJob& job, SafetensorsWriter& writer,
-                              std::span<const std::optional<TensorDecision>> settled, ProgressCounters& shown) {
+void JobLeader::run_pipelines(const RankJob& job, const LocalRun::Place& place, ProgressCounters& shown) {
   ProgressCounters own;
   OwnShare share(*this);
   running_ = true;
   own_share_ = &share;
   {
-    LocalRun local(job, writer, JobFolder(job.fs, job.partial).journal(run_number_, kSelf), settled, share, own);
-    std::optional<std::chrono::steady_clock::time_point> deadline;
-    while (!(local.ended() && all_ended())) {
-      if (stop_.requested()) note_failure(kNobody, Error(ErrorCode::kInterrupted, "interrupted by a signal"));
-      if (local.ended() && local.outcome().error) note_failure(kSelf, *local.outcome().error);
-      if (first_error_ && !deadline) {
-        deadline = std::chrono::steady_clock::now() + limits_.wind_up;
-        wind_up();
-        local.stop();
-      }
-      if (deadline && std::chrono::steady_clock::now() > *deadline) break;
-      show_progress(own, shown);
-      if (!pump()) std::this_thread::sleep_for(kPause);
-    }
+    LocalRun local(job, place, share, outbox_, own);
+    local_ = &local;
+    for (Message& message : early_) static_cast<void>(local.take(message));
+    work_along(local, own, shown);
     if (local.ended()) facts_[kSelf].stats = local.outcome().stats;
     if (local.ended() && local.outcome().error) note_failure(kSelf, *local.outcome().error);
+    local_ = nullptr;
   }
   own_share_ = nullptr;
   show_progress(own, shown);
@@ -225,6 +106,28 @@ void JobLeader::run_pipelines(const RankJob& job, SafetensorsWriter& writer,
   facts_[kSelf].bytes_written = own.bytes_written;
   facts_[kSelf].weights = own.weights_done;
   if (first_error_) throw *first_error_;
+}
+
+// Until every rank's work is over, or there is no more waiting for it.
+void JobLeader::work_along(LocalRun& local, const ProgressCounters& own, ProgressCounters& shown) {
+  bool closed = false;
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+  while (!(local.ended() && all_ended())) {
+    if (stop_.requested()) note_failure(kNobody, Error(ErrorCode::kInterrupted, "interrupted by a signal"));
+    if (local.ended() && local.outcome().error) note_failure(kSelf, *local.outcome().error);
+    if (first_error_ && !deadline) {
+      deadline = std::chrono::steady_clock::now() + limits_.wind_up;
+      wind_up();
+      local.stop();
+    }
+    if ((local.idle() || local.ended()) && nobody_sends() && !std::exchange(closed, true)) {
+      local.close();
+      for (int rank = 1; rank < communicator_.size(); ++rank) outbox_.post(message_to(rank, Tag::kClose));
+    }
+    if (deadline && std::chrono::steady_clock::now() > *deadline) return;
+    show_progress(own, shown);
+    if (!pump()) std::this_thread::sleep_for(kPause);
+  }
 }
 
 std::optional<ItemRange> JobLeader::next_items(int rank) {
@@ -282,40 +185,41 @@ void JobLeader::show_progress(const ProgressCounters& own, ProgressCounters& sho
 
 // ---- messages
 
-void JobLeader::handle(const Message& message) {
+void JobLeader::handle(Message& message) {
   const int rank = message.rank;
   Peer& peer = peers_.at(static_cast<std::size_t>(rank));
   RankFacts& facts = facts_[static_cast<std::size_t>(rank)];
   peer.heard = std::chrono::steady_clock::now();
   WireReader in(message.data);
-  switch (static_cast<Tag>(message.tag)) {
-    case Tag::kHello: {
-      peer.greeted = true;
-      in.get(facts.host);
-      const std::string different = differences(fingerprint_, read_fingerprint(in));
-      if (!different.empty()) {
-        note_failure(kNobody, Error(ErrorCode::kUsage,
-                                    fmt::format("{} differs from rank 0 in {}; start all ranks with the same program, "
-                                                "arguments and files",
-                                                name_of_rank(rank), different)));
-      }
-      return;
+  const auto tag = static_cast<Tag>(message.tag);
+  if (is_between_any_ranks(tag)) {
+    if (local_ != nullptr) {
+      static_cast<void>(local_->take(message));
+    } else if (!running_) {
+      early_.push_back(std::move(message));
     }
+    return;
+  }
+  switch (tag) {
+    case Tag::kHello:
+      took_hello(rank, in);
+      return;
+    case Tag::kSeen:
+      peer.looked = true;
+      in.get(peer.sees);
+      return;
+    case Tag::kIdle:
+      peer.idle = true;
+      return;
     case Tag::kChecked:
       peer.checked = true;
       for (std::size_t left = in.count(sizeof(std::uint64_t)); left > 0; --left) {
         damaged_.push_back(in.get<std::uint64_t>());
       }
       return;
-    case Tag::kWant: {
-      const std::optional<ItemRange> range = first_error_ ? std::nullopt : next_items(rank);
-      WireWriter out;
-      out.put(range.has_value());
-      out.put(static_cast<std::uint64_t>(range.value_or(ItemRange{}).begin));
-      out.put(static_cast<std::uint64_t>(range.value_or(ItemRange{}).end));
-      outbox_.post(message_to(rank, Tag::kRange, out));
+    case Tag::kWant:
+      answer_want(rank);
       return;
-    }
     case Tag::kPasses: {
       const FirstPasses passes = FirstPasses::read(in);
       const std::optional<TensorDecision> decision = add_passes(rank, passes);
@@ -341,16 +245,43 @@ void JobLeader::handle(const Message& message) {
       took_ended(rank, message);
       return;
     case Tag::kSetup:
+    case Tag::kRole:
     case Tag::kGo:
     case Tag::kRange:
     case Tag::kDecision:
     case Tag::kAlive:
+    case Tag::kClose:
     case Tag::kStop:
     case Tag::kBye:
+    case Tag::kOffer:
+    case Tag::kGrant:
+    case Tag::kItem:
+    case Tag::kStored:
+    case Tag::kKeep:
+    case Tag::kKept:
       break;
   }
   throw Error(ErrorCode::kInternal,
               fmt::format("{} sent message {}, which is rank 0's", name_of_rank(rank), message.tag));
+}
+
+void JobLeader::took_hello(int rank, WireReader in) {
+  peers_[static_cast<std::size_t>(rank)].greeted = true;
+  in.get(facts_[static_cast<std::size_t>(rank)].host);
+  const std::string different = differences(fingerprint_, read_fingerprint(in));
+  if (different.empty()) return;
+  note_failure(kNobody, Error(ErrorCode::kUsage, fmt::format("{} differs from rank 0 in {}; start all ranks with the "
+                                                             "same program, arguments and files",
+                                                             name_of_rank(rank), different)));
+}
+
+void JobLeader::answer_want(int rank) {
+  const std::optional<ItemRange> range = first_error_ ? std::nullopt : next_items(rank);
+  WireWriter out;
+  out.put(range.has_value());
+  out.put(static_cast<std::uint64_t>(range.value_or(ItemRange{}).begin));
+  out.put(static_cast<std::uint64_t>(range.value_or(ItemRange{}).end));
+  outbox_.post(message_to(rank, Tag::kRange, out));
 }
 
 void JobLeader::took_ended(int rank, const Message& message) {
@@ -373,12 +304,17 @@ bool JobLeader::pump() {
     communicator_.send(std::move(message));
     busy = true;
   }
-  while (const std::optional<Message> message = communicator_.receive()) {
+  while (std::optional<Message> message = communicator_.receive()) {
     handle(*message);
     busy = true;
   }
   if (!busy) check_silence();
   return busy;
+}
+
+void JobLeader::wait_for_all(bool Peer::*arrived) {
+  wait_until(
+      [&] { return std::all_of(peers_.begin() + 1, peers_.end(), [&](const Peer& peer) { return peer.*arrived; }); });
 }
 
 void JobLeader::wait_until(const std::function<bool()>& done) {
@@ -388,19 +324,6 @@ void JobLeader::wait_until(const std::function<bool()>& done) {
     if (!pump()) std::this_thread::sleep_for(kPause);
   }
   if (first_error_) throw *first_error_;
-}
-
-// Does `work` on another thread, so that the others hear from this one all the while.
-template <class Work>
-std::invoke_result_t<Work&> JobLeader::meanwhile(Work work) {
-  auto result = std::async(std::launch::async, std::move(work));
-  try {
-    wait_until([&] { return result.wait_for(std::chrono::seconds(0)) == std::future_status::ready; });
-  } catch (...) {
-    checks_stop_.request();
-    throw;
-  }
-  return result.get();
 }
 
 void JobLeader::check_silence() {
@@ -429,6 +352,10 @@ void JobLeader::wind_up() {
 
 bool JobLeader::all_ended() const {
   return std::all_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.ended; });
+}
+
+bool JobLeader::nobody_sends() const {
+  return std::all_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.ended || peer.idle; });
 }
 
 void JobLeader::succeed() { say_bye({}); }

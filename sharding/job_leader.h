@@ -14,8 +14,10 @@
 #include "runtime/stop_flag.h"
 #include "sharding/decision_board.h"
 #include "sharding/ledger.h"
+#include "sharding/local_run.h"
 #include "sharding/outbox.h"
 #include "sharding/rank_job.h"
+#include "sharding/weight_files.h"
 #include "sharding/work_queue.h"
 
 namespace halfquad {
@@ -25,6 +27,12 @@ struct ResumeFacts {
   std::size_t items = 0;    ///< Finished, checked and kept.
   std::size_t damaged = 0;  ///< Journaled, but the file holds other bytes: done again.
   std::uint64_t source_bytes = 0;
+};
+
+/// How the results came together.
+struct AssemblyFacts {
+  bool gathered = false;    ///< Some rank sent its results to another.
+  std::size_t writers = 1;  ///< Ranks that wrote weight files.
 };
 
 /// One rank as the report shows it.
@@ -52,8 +60,8 @@ class JobLeader {
 
   [[nodiscard]] const ResumeFacts& resume_facts() const noexcept { return resume_; }
   [[nodiscard]] const std::vector<RankFacts>& ranks() const noexcept { return facts_; }
-  /// Bytes of the finished weight file.
-  [[nodiscard]] std::uint64_t file_bytes() const noexcept { return file_bytes_; }
+  /// Ranks that wrote, and whether any sent its results to another.
+  [[nodiscard]] const AssemblyFacts& assembly() const noexcept { return assembly_; }
 
   /// The output is complete: lets the others go.
   void succeed();
@@ -64,25 +72,37 @@ class JobLeader {
  private:
   class OwnShare;
   struct Peer {
-    bool greeted = false, checked = false, ended = false, lost = false;
+    bool greeted = false, looked = false, checked = false, idle = false, ended = false, lost = false;
+    bool sees = false;  // the output's file system
     std::chrono::steady_clock::time_point heard;
     std::uint64_t bytes_read = 0, bytes_written = 0, weights = 0, source_bytes = 0;
   };
 
+  static constexpr int kSelf = 0;
+  static constexpr int kNobody = -1;  // whose failure says itself whom it is about
+
+  // Before the work (job_leader_setup.cpp).
+  [[nodiscard]] std::unique_ptr<WeightFiles> set_up(const RankJob& job, bool resumed, std::vector<ItemRecord>& records);
   void greet(const RankJob& job);
-  [[nodiscard]] SafetensorsWriter open_output(const RankJob& job, bool resumed, std::vector<ItemRecord>& records);
-  [[nodiscard]] SafetensorsWriter create_output(const RankJob& job);
-  void check_records(const RankJob& job, SafetensorsWriter& writer, std::vector<ItemRecord> records);
+  [[nodiscard]] std::unique_ptr<WeightFiles> open_output(const RankJob& job, bool resumed,
+                                                         std::vector<ItemRecord>& records);
+  [[nodiscard]] std::unique_ptr<WeightFiles> create_output(const RankJob& job);
+  void assign_roles(const RankJob& job);
+  void check_records(const RankJob& job, std::vector<ItemRecord> records);
   [[nodiscard]] std::vector<std::optional<TensorDecision>> hand_over_decisions(const RankJob& job,
                                                                                std::span<const ItemRecord> records);
-  void run_pipelines(const RankJob& job, SafetensorsWriter& writer,
-                     std::span<const std::optional<TensorDecision>> settled, ProgressCounters& progress);
+
+  // The work.
+  void run_pipelines(const RankJob& job, const LocalRun::Place& place, ProgressCounters& progress);
+  void work_along(LocalRun& local, const ProgressCounters& own, ProgressCounters& shown);
 
   [[nodiscard]] std::optional<ItemRange> next_items(int rank);
   [[nodiscard]] std::optional<TensorDecision> add_passes(int rank, const FirstPasses& passes);
   void add_record(const ItemRecord& record);
-  void handle(const Message& message);
+  void handle(Message& message);
+  void took_hello(int rank, WireReader in);
   void took_ended(int rank, const Message& message);
+  void answer_want(int rank);
   bool pump();
   void wait_until(const std::function<bool()>& done);
   template <class Work>
@@ -91,6 +111,8 @@ class JobLeader {
   void note_failure(int rank, const Error& error);
   void wind_up();
   [[nodiscard]] bool all_ended() const;
+  [[nodiscard]] bool nobody_sends() const;
+  void wait_for_all(bool Peer::*arrived);
   void say_bye(const std::optional<Error>& error);
   void show_progress(const ProgressCounters& own, ProgressCounters& shown);
   [[nodiscard]] std::string name_of_rank(int rank) const;
@@ -108,10 +130,13 @@ class JobLeader {
   Fingerprint fingerprint_;
   Trace* trace_ = nullptr;
   OwnShare* own_share_ = nullptr;  // while this rank's pipeline runs
+  LocalRun* local_ = nullptr;      // likewise
+  std::vector<Message> early_;     // from ranks that began before this one
+  std::vector<AssemblyRole> roles_;
+  AssemblyFacts assembly_;
   bool running_ = false, over_ = false;
   StopFlag checks_stop_;  // of what meanwhile() does: requested when the job ends early
   std::chrono::steady_clock::time_point next_sign_;
-  std::uint64_t file_bytes_ = 0;
   int run_number_ = 0;
 
   std::mutex mutex_;  // guards what follows: this rank's pipeline uses it too

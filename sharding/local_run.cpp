@@ -1,30 +1,62 @@
 #include "sharding/local_run.h"
 
+#include <algorithm>
 #include <new>
 #include <utility>
 
-#include "io/journal.h"
-#include "sharding/record_keeper.h"
+#include <fmt/format.h>
+
+#include "runtime/check.h"
+#include "runtime/text.h"
 
 namespace halfquad {
 namespace {
 
-/// Passes records on to the real share once they are durable, everything else at once.
-class KeptShare final : public WorkShare {
- public:
-  KeptShare(WorkShare& inner, RecordKeeper& keeper) : inner_(inner), keeper_(keeper) {}
-  void start(OnDecided on_decided) override { inner_.start(std::move(on_decided)); }
-  void finish() override { inner_.finish(); }
-  [[nodiscard]] std::optional<ItemRange> next() override { return inner_.next(); }
-  void add_first_passes(const FirstPasses& passes) override { inner_.add_first_passes(passes); }
-  void done(ItemRecord record) override { keeper_.add(std::move(record)); }
+constexpr int kMostSenders = 16;
 
- private:
-  WorkShare& inner_;
-  RecordKeeper& keeper_;
-};
+int sending_threads(int threads) { return std::clamp(threads, 4, kMostSenders); }
+int receiving_threads(int threads) { return std::clamp(threads / 4, 2, 8); }
 
 }  // namespace
+
+/// Where the pipeline's results go: into the files, or to the rank that writes them.
+class LocalRun::Sink final : public OutputSink {
+ public:
+  explicit Sink(LocalRun& run) : run_(run) {}
+  void write(std::span<const OutputPiece> pieces) override {
+    const int writer = run_.writer_of(pieces.front().entry);
+    if (writer == run_.place_.rank) {
+      run_.place_.files->write(pieces);
+    } else {
+      run_.sender_.write(writer, pieces);
+    }
+  }
+
+ private:
+  LocalRun& run_;
+};
+
+/// Passes records on to the keeper that makes them durable, here or on the rank that has the bytes, everything else to
+/// the real share.
+class LocalRun::Share final : public WorkShare {
+ public:
+  explicit Share(LocalRun& run) : run_(run) {}
+  void start(OnDecided on_decided) override { run_.share_.start(std::move(on_decided)); }
+  void finish() override { run_.share_.finish(); }
+  [[nodiscard]] std::optional<ItemRange> next() override { return run_.share_.next(); }
+  void add_first_passes(const FirstPasses& passes) override { run_.share_.add_first_passes(passes); }
+  void done(ItemRecord record) override {
+    const int writer = run_.writer_of(record.blocks.front().entry);
+    if (writer == run_.place_.rank) {
+      run_.keeper_->add(std::move(record));
+    } else {
+      run_.sender_.keep(writer, record);
+    }
+  }
+
+ private:
+  LocalRun& run_;
+};
 
 Error as_error(std::exception_ptr error) noexcept {
   try {
@@ -38,45 +70,146 @@ Error as_error(std::exception_ptr error) noexcept {
   }
 }
 
-LocalRun::LocalRun(const RankJob& job, SafetensorsWriter& writer, const std::filesystem::path& journal,
-                   std::span<const std::optional<TensorDecision>> settled, WorkShare& share, ProgressCounters& progress)
-    : job_(job), writer_(writer), settled_(settled), share_(share), progress_(progress), thread_([this, journal] {
-        work(journal);
-      }) {}
+LocalRun::LocalRun(const RankJob& job, const Place& place, WorkShare& share, Outbox& outbox, ProgressCounters& progress)
+    : job_(job), place_(place), share_(share), outbox_(outbox), progress_(progress), sender_(outbox) {
+  try {
+    open_store();
+  } catch (...) {
+    store_error_ = as_error(std::current_exception());
+    stop();
+  }
+  thread_ = std::thread([this] { work(); });
+}
 
 LocalRun::~LocalRun() {
   stop();
   thread_.join();
 }
 
-void LocalRun::work(const std::filesystem::path& journal) {
-  std::optional<Error> journal_error;
-  try {
-    run_pipeline(journal, journal_error);
-    if (!journal_error) writer_.finish();
-  } catch (...) {
-    outcome_.error = as_error(std::current_exception());
-  }
-  if (journal_error) outcome_.error = std::move(journal_error);  // the pipeline's own says only that it was stopped
-  ended_.store(true, std::memory_order_release);
+void LocalRun::stop() noexcept {
+  stop_.request();
+  sender_.close();
+  close();
 }
 
-void LocalRun::run_pipeline(const std::filesystem::path& journal, std::optional<Error>& journal_error) {
-  JournalWriter records(job_.fs, journal);
-  RecordKeeper keeper(
-      writer_, records, job_.keep_interval,
+void LocalRun::close() noexcept {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+  changed_.notify_all();
+}
+
+void LocalRun::open_store() {
+  if (!place_.role.writes(place_.rank)) return;
+  journal_ =
+      std::make_unique<JournalWriter>(job_.fs, JobFolder(job_.fs, job_.partial).journal(place_.run, place_.rank));
+  keeper_ = std::make_unique<RecordKeeper>(
+      *place_.files, *journal_, job_.keep_interval,
       [this](std::vector<ItemRecord> kept) {
         for (ItemRecord& record : kept) share_.done(std::move(record));
       },
-      [this, &journal_error](std::exception_ptr error) {
-        journal_error = as_error(std::move(error));
-        stop();
-      });
-  KeptShare share(share_, keeper);
-  outcome_.stats =
-      run_share(job_.fs, job_.checkpoint, job_.layout, job_.plan, writer_, job_.run, settled_, share, progress_, stop_);
-  keeper.finish();
-  records.close();
+      [this](std::exception_ptr error) { store_failed(std::move(error)); });
+  if (!place_.role.receives) return;
+  const int threads = receiving_threads(job_.run.threads);
+  const std::uint64_t budget =
+      assembly_memory(place_.role, place_.rank, job_.plan, kMostSenders, job_.run.memory_bytes).receive;
+  receiver_ = std::make_unique<ItemReceiver>(
+      *place_.files, *keeper_, outbox_,
+      ItemReceiver::Options{.budget_bytes = budget, .threads = threads, .trace = job_.run.trace},
+      [this](std::exception_ptr error) { store_failed(std::move(error)); });
+}
+
+void LocalRun::store_failed(std::exception_ptr error) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!store_error_) store_error_ = as_error(std::move(error));
+  }
+  stop();
+}
+
+std::optional<Error> LocalRun::store_error() {
+  const std::lock_guard lock(mutex_);
+  return store_error_;
+}
+
+bool LocalRun::take(Message& message) {
+  const auto tag = static_cast<Tag>(message.tag);
+  if (!is_between_any_ranks(tag)) return false;
+  WireReader in(message.data);
+  if (tag == Tag::kGrant) {
+    sender_.granted(in.get<std::uint64_t>());
+  } else if (tag == Tag::kStored) {
+    sender_.stored(in.get<std::uint64_t>());
+  } else if (tag == Tag::kKept) {
+    sender_.kept();
+  } else if (!receiver_) {
+    // It could not be opened: the job is about to end.
+  } else if (tag == Tag::kOffer) {
+    receiver_->offered(message.rank, in);
+  } else if (tag == Tag::kKeep) {
+    receiver_->keep(message.rank, in);
+  } else {
+    receiver_->arrived(std::move(message));
+  }
+  return true;
+}
+
+void LocalRun::work() {
+  try {
+    run_pipeline();
+    if (place_.role.receives && !stop_.requested()) wait_for_close();
+  } catch (...) {
+    outcome_.error = as_error(std::current_exception());
+  }
+  try {
+    close_store();
+  } catch (...) {
+    if (!outcome_.error) outcome_.error = as_error(std::current_exception());
+  }
+  // The pipeline's own error says only that it was stopped.
+  if (std::optional<Error> error = store_error()) outcome_.error = std::move(error);
+  ended_.store(true, std::memory_order_release);
+}
+
+void LocalRun::run_pipeline() {
+  Sink sink(*this);
+  Share share(*this);
+  outcome_.stats = run_share(job_.fs, job_.checkpoint, job_.layout, job_.plan, sink, pipeline_options(), place_.settled,
+                             share, progress_, stop_);
+  HALFQUAD_REQUIRE(sender_.finish(), kInterrupted, "interrupted: the job was stopped");
+}
+
+// What sending and receiving need comes out of the same budget.
+RunOptions LocalRun::pipeline_options() const {
+  RunOptions options = job_.run;
+  const bool sends = place_.role.sends(place_.rank);
+  if (sends) options.writers = sending_threads(options.threads);
+  const AssemblyMemory memory =
+      assembly_memory(place_.role, place_.rank, job_.plan, options.writers, options.memory_bytes);
+  const std::uint64_t taken = memory.send + memory.receive;
+  const std::uint64_t least = minimum_memory(job_.plan) + taken;
+  HALFQUAD_REQUIRE(options.memory_bytes >= least, kOutOfMemory,
+                   fmt::format("gathering results over ranks needs at least {} of buffers on this rank, but its budget "
+                               "is {}; pass --memory {}MiB or more",
+                               human_bytes(least), human_bytes(options.memory_bytes), (least + (1 << 20) - 1) >> 20));
+  options.memory_bytes -= taken;
+  return options;
+}
+
+void LocalRun::wait_for_close() {
+  idle_.store(true, std::memory_order_release);
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return closed_; });
+}
+
+// What was written is made durable even when the work failed.
+void LocalRun::close_store() {
+  if (receiver_) {
+    receiver_->end();
+    outcome_.stats.bytes_received = receiver_->bytes_received();
+  }
+  if (keeper_) keeper_->finish();
+  if (journal_) journal_->close();
+  if (!outcome_.error && place_.files != nullptr) place_.files->finish();
 }
 
 }  // namespace halfquad

@@ -39,7 +39,8 @@ Pipeline::Shape Pipeline::shape_for(const Inputs& inputs) {
   Shape shape;
   shape.workers = share(slots, 3, inputs.options.threads);
   shape.readers = share(slots, 10, std::clamp(inputs.options.threads / 2, 4, 16));
-  shape.writers = share(slots, 10, std::clamp(inputs.options.threads / 8, 2, 8));
+  const int writers = inputs.options.writers;
+  shape.writers = share(slots, 10, writers > 0 ? writers : std::clamp(inputs.options.threads / 8, 2, 8));
   shape.ready_limit = share<std::size_t>(slots, 10, static_cast<std::size_t>(shape.workers) + 1);
   shape.writing_limit = share<std::size_t>(slots, 10, static_cast<std::size_t>(shape.writers) + 1);
   return shape;
@@ -222,7 +223,7 @@ Unit Pipeline::read(const NextRead& next) {
     const DType stored = in_.layout.stored();
     Buffer memory = acquire(ItemBuffer::tile_bytes(tensor, item.index, source.dtype, stored), next.item);
     const std::uint64_t codes_at =
-        in_.writer.file_offset(tensor.codes) + tensor.tiles.code_ranges(item.index)[0].offset;
+        in_.layout.file_offset(tensor.codes) + tensor.tiles.code_ranges(item.index)[0].offset;
     unit.buffer = ItemBuffer(std::move(memory), tensor, item.index, source.dtype, stored, codes_at);
   }
   in_.progress.bytes_read += unit.buffer.read(files_.file(source.file), source);

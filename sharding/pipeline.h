@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -30,7 +31,7 @@ class Pipeline {
     const Checkpoint& checkpoint;
     const OutputLayout& layout;
     const Plan& plan;
-    SafetensorsWriter& writer;
+    OutputSink& sink;
     const RunOptions& options;
     std::span<const std::optional<TensorDecision>> settled;
     WorkShare& share;
@@ -95,10 +96,11 @@ class Pipeline {
   [[nodiscard]] std::optional<Unit> next_write();
   void write(Unit& unit);
   void write_tile(Unit& unit);
-  void write_grid(Unit& unit, const QuantizedTensor& tensor);
+  [[nodiscard]] std::array<std::array<std::byte, sizeof(float)>, 2> grid_bytes(const QuantizedTensor& tensor,
+                                                                               const FixedGrid& grid) const;
   void written_ahead(Unit unit);
   void item_done(ItemRecord record);
-  void put(ItemRecord& record, std::size_t entry, std::uint64_t offset, std::span<const std::byte> data);
+  void put(ItemRecord& record, std::span<const OutputPiece> pieces);
 
   [[nodiscard]] const WorkItem& item_of(const Unit& unit) const { return in_.plan.items[unit.item]; }
   [[nodiscard]] const SourceTensor& source_of(const WorkItem& item) const;

@@ -65,7 +65,8 @@ std::optional<Unit> Pipeline::next_write() {
 
 void Pipeline::write(Unit& unit) {
   if (unit.phase == Unit::Phase::kCopy) {
-    put(unit.record, item_of(unit).tensor, unit.buffer.ranges()[0].offset, unit.buffer.copied());
+    put(unit.record,
+        std::array{OutputPiece{item_of(unit).tensor, unit.buffer.ranges()[0].offset, unit.buffer.copied()}});
   } else {
     write_tile(unit);
   }
@@ -81,47 +82,60 @@ void Pipeline::write_tile(Unit& unit) {
   const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
   const TileOutput& output = unit.buffer.output();
   for (const StripResult& strip : unit.strips) unit.record.error.add(strip.error);
-  const auto put_all = [&](std::size_t entry, std::span<const ByteRange> ranges, const std::byte* data) {
+  std::vector<OutputPiece> pieces;
+  const auto add_all = [&](std::size_t entry, std::span<const ByteRange> ranges, const std::byte* data) {
     for (const ByteRange& range : ranges) {
-      put(unit.record, entry, range.offset, {data, range.bytes});
+      pieces.push_back({entry, range.offset, {data, range.bytes}});
       data += range.bytes;
     }
   };
-  put_all(tensor.codes, tensor.tiles.code_ranges(item.index), output.codes);
+  add_all(tensor.codes, tensor.tiles.code_ranges(item.index), output.codes);
   const std::vector<ByteRange> scales = tensor.tiles.scale_ranges(item.index, bytes_of(in_.layout.stored()));
-  put_all(tensor.scale, scales, output.scale);
-  put_all(tensor.zero, scales, output.zero);
-  if (!tensor.spec.channel_wise && item.index == 0) write_grid(unit, tensor);
+  add_all(tensor.scale, scales, output.scale);
+  add_all(tensor.zero, scales, output.zero);
+  if (tensor.spec.channel_wise || item.index != 0) {
+    put(unit.record, pieces);
+    return;
+  }
+  // The one scale and zero of a tensor that is quantized as a whole: with its first tile.
+  const auto grid = grid_bytes(tensor, unit.record.decision.grid);
+  const auto bytes = static_cast<std::size_t>(bytes_of(in_.layout.stored()));
+  pieces.push_back({tensor.scale, 0, std::span(grid[0]).first(bytes)});
+  pieces.push_back({tensor.zero, 0, std::span(grid[1]).first(bytes)});
+  put(unit.record, pieces);
 }
 
-// The one scale and zero of a tensor that is quantized as a whole: with its first tile.
-void Pipeline::write_grid(Unit& unit, const QuantizedTensor& tensor) {
+// Scale and zero as they are stored.
+std::array<std::array<std::byte, sizeof(float)>, 2> Pipeline::grid_bytes(const QuantizedTensor& tensor,
+                                                                         const FixedGrid& grid) const {
   const DType stored = in_.layout.stored();
-  const FixedGrid& grid = unit.record.decision.grid;
   HALFQUAD_REQUIRE(std::isfinite(grid.scale) && std::isfinite(grid.zero), kBadInput,
                    range_error(in_.checkpoint.tensors()[tensor.source]));
   HALFQUAD_REQUIRE(std::isfinite(round_to(stored, grid.scale)) && std::isfinite(round_to(stored, grid.zero)), kBadInput,
                    "layer " + quoted(tensor.module) + ": its scale or zero does not fit " +
                        std::string(name_of(stored)) + "; use --scale-dtype f32, or leave the layer out with --skip");
-  for (const auto& [entry, value] : {std::pair{tensor.scale, grid.scale}, std::pair{tensor.zero, grid.zero}}) {
-    std::array<std::byte, sizeof(float)> bytes{};
-    encode_from_f32(&value, stored, 1, bytes.data());
-    put(unit.record, entry, 0, std::span(bytes).first(static_cast<std::size_t>(bytes_of(stored))));
-  }
+  std::array<std::array<std::byte, sizeof(float)>, 2> bytes{};
+  encode_from_f32(&grid.scale, stored, 1, bytes[0].data());
+  encode_from_f32(&grid.zero, stored, 1, bytes[1].data());
+  return bytes;
 }
 
 // Writes whole checksum blocks and notes their sums.
-void Pipeline::put(ItemRecord& record, std::size_t entry, std::uint64_t offset, std::span<const std::byte> data) {
-  in_.writer.write(entry, offset, data);
-  in_.progress.bytes_written += data.size();
-  const BlockLayout& blocks = in_.layout.contents()[entry].blocks;
-  while (!data.empty()) {
-    const std::uint64_t length = blocks.block_length(offset);
-    HALFQUAD_REQUIRE(length <= data.size(), kInternal, "a write ends inside a checksum block");
-    record.blocks.push_back(
-        {static_cast<std::uint32_t>(entry), blocks.block_at(offset), BlockDigest::hash(data.first(length))});
-    offset += length;
-    data = data.subspan(length);
+void Pipeline::put(ItemRecord& record, std::span<const OutputPiece> pieces) {
+  in_.sink.write(pieces);
+  for (const OutputPiece& piece : pieces) {
+    in_.progress.bytes_written += piece.data.size();
+    const BlockLayout& blocks = in_.layout.contents()[piece.entry].blocks;
+    std::span<const std::byte> data = piece.data;
+    std::uint64_t offset = piece.offset;
+    while (!data.empty()) {
+      const std::uint64_t length = blocks.block_length(offset);
+      HALFQUAD_REQUIRE(length <= data.size(), kInternal, "a write ends inside a checksum block");
+      record.blocks.push_back(
+          {static_cast<std::uint32_t>(piece.entry), blocks.block_at(offset), BlockDigest::hash(data.first(length))});
+      offset += length;
+      data = data.subspan(length);
+    }
   }
 }
 

@@ -32,6 +32,7 @@ std::vector<ItemRecord> read_records(WireReader& in) {
 
 void write_stats(WireWriter& out, const PipelineStats& stats) {
   out.put(stats.peak_buffer_bytes);
+  out.put(stats.bytes_received);
   out.put(stats.tiles_reread);
   out.put(stats.strips_redone);
   out.put(stats.read_wait_seconds);
@@ -42,6 +43,7 @@ void write_stats(WireWriter& out, const PipelineStats& stats) {
 PipelineStats read_stats(WireReader& in) {
   PipelineStats stats;
   in.get(stats.peak_buffer_bytes);
+  in.get(stats.bytes_received);
   in.get(stats.tiles_reread);
   in.get(stats.strips_redone);
   in.get(stats.read_wait_seconds);

@@ -2,17 +2,17 @@
 
 #include <chrono>
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "io/checkpoint.h"
 #include "io/file_system.h"
-#include "io/safetensors_writer.h"
 #include "runtime/communicator.h"
 #include "runtime/error.h"
+#include "sharding/assembly.h"
 #include "sharding/hqq_layout.h"
+#include "sharding/job_tags.h"
 #include "sharding/plan.h"
 #include "sharding/resume.h"
 #include "sharding/runner.h"
@@ -27,38 +27,13 @@ struct RankJob {
   const OutputLayout& layout;
   const Plan& plan;
   std::filesystem::path partial;  ///< OUT.partial.
-  std::string weights_name;       ///< The weight file in it.
-  std::map<std::string, std::string> metadata;
   WriteMode write_mode = WriteMode::kDirect;
   RunOptions run;
   Schedule schedule = Schedule::kDynamic;
+  Assembly assembly = Assembly::kAuto;
   Fingerprint fingerprint;
   std::chrono::milliseconds keep_interval{1000};  ///< How often finished work is made durable.
 };
-
-/// Messages between rank 0, which leads, and the others, which follow.
-enum class Tag : int {
-  kHello,     ///< Follower: its fingerprint and host.
-  kSetup,     ///< Leader: run number, records to be checked against the file.
-  kChecked,   ///< Follower: items whose bytes are damaged.
-  kGo,        ///< Leader: tensors that are settled already.
-  kWant,      ///< Follower: items, please.
-  kRange,     ///< Leader: items, or none any more.
-  kPasses,    ///< Follower: FirstPasses.
-  kDecision,  ///< Leader: a tensor's decision.
-  kRecords,   ///< Follower: durable records.
-  kProgress,  ///< Follower: counters; a sign of life too.
-  kAlive,     ///< Leader: a sign of life.
-  kTrace,     ///< Follower: its time line, before kEnded.
-  kEnded,     ///< Follower: its work is over, with an error or without.
-  kStop,      ///< Leader: wind up.
-  kBye,       ///< Leader: the job is over; an error's code, or none.
-};
-
-[[nodiscard]] inline Message message_to(int rank, Tag tag, WireWriter& out) {
-  return {rank, static_cast<int>(tag), out.take()};
-}
-[[nodiscard]] inline Message message_to(int rank, Tag tag) { return {rank, static_cast<int>(tag), {}}; }
 
 void write_fingerprint(WireWriter& out, const Fingerprint& fingerprint);
 [[nodiscard]] Fingerprint read_fingerprint(WireReader& in);
@@ -82,6 +57,8 @@ void write_outcome(WireWriter& out, const RankOutcome& outcome);
 struct JobLimits {
   std::chrono::milliseconds silence{120'000};  ///< A rank that nothing was heard of for this long is taken for dead.
   std::chrono::milliseconds life_sign{500};    ///< Signs of life are this far apart.
+  std::chrono::milliseconds probe{3'000};      ///< How long a rank looks for rank 0's files before it takes them for
+                                               ///< out of its sight.
   std::chrono::milliseconds wind_up{5'000};    ///< How long a leader waits for the others after an error.
 };
 

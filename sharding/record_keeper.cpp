@@ -6,9 +6,9 @@
 
 namespace halfquad {
 
-RecordKeeper::RecordKeeper(SafetensorsWriter& writer, JournalWriter& journal, std::chrono::milliseconds interval,
+RecordKeeper::RecordKeeper(WeightFiles& files, JournalWriter& journal, std::chrono::milliseconds interval,
                            OnKept on_kept, OnError on_error)
-    : writer_(writer),
+    : files_(files),
       journal_(journal),
       interval_(interval),
       on_kept_(std::move(on_kept)),
@@ -50,7 +50,7 @@ void RecordKeeper::loop() {
 }
 
 void RecordKeeper::keep(std::vector<ItemRecord> records) {
-  writer_.sync();
+  files_.sync();
   for (const ItemRecord& record : records) {
     WireWriter out;
     record.write(out);

@@ -10,14 +10,14 @@
 #include <vector>
 
 #include "io/journal.h"
-#include "io/safetensors_writer.h"
 #include "sharding/item_record.h"
+#include "sharding/weight_files.h"
 
 namespace halfquad {
 
-/// Makes finished items durable from a thread of its own: every `interval` the output file is synced, then the records
-/// of what was written before that are appended to the journal, which is synced too. What a dead process loses is what
-/// came after the last time.
+/// Makes finished items durable from a thread of its own: every `interval` the output files are synced, then the
+/// records of what was written before that are appended to the journal, which is synced too. What a dead process loses
+/// is what came after the last time.
 class RecordKeeper {
  public:
   /// Told in the order they were added, once they are durable. Called from the keeper's thread.
@@ -25,7 +25,7 @@ class RecordKeeper {
   /// Called once, from the keeper's thread, when syncing or journaling failed; nothing more is kept then.
   using OnError = std::function<void(std::exception_ptr)>;
 
-  RecordKeeper(SafetensorsWriter& writer, JournalWriter& journal, std::chrono::milliseconds interval, OnKept on_kept,
+  RecordKeeper(WeightFiles& files, JournalWriter& journal, std::chrono::milliseconds interval, OnKept on_kept,
                OnError on_error);
   ~RecordKeeper();
   RecordKeeper(const RecordKeeper&) = delete;
@@ -40,7 +40,7 @@ class RecordKeeper {
   void loop();
   void keep(std::vector<ItemRecord> records);
 
-  SafetensorsWriter& writer_;
+  WeightFiles& files_;
   JournalWriter& journal_;
   const std::chrono::milliseconds interval_;
   OnKept on_kept_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <mutex>
 #include <string_view>
 
@@ -39,13 +40,15 @@ std::string source_digest(const Checkpoint& checkpoint) {
 }
 
 std::string specs_digest(const OutputLayout& layout) {
+  // By name: the order in the files is another part.
+  std::map<std::string_view, const TensorEntry*> entries;
+  for (const TensorEntry& entry : layout.entries()) entries.emplace(entry.name, &entry);
   WireWriter out;
-  for (const TensorEntry& entry : layout.entries()) {
-    out.put(entry.name);
-    out.put(entry.dtype);
-    out.put(entry.begin);
-    out.put(entry.end);
-    for (const std::int64_t extent : entry.shape) out.put(extent);
+  for (const auto& [name, entry] : entries) {
+    out.put(name);
+    out.put(entry->dtype);
+    out.put(entry->bytes());
+    for (const std::int64_t extent : entry->shape) out.put(extent);
   }
   for (const QuantizedTensor& tensor : layout.quantized()) {
     const QuantSpec& spec = tensor.spec;
@@ -60,6 +63,16 @@ std::string specs_digest(const OutputLayout& layout) {
     out.put(spec.kappa);
     out.put(spec.round_zero);
     out.put(spec.channel_wise);
+  }
+  return digest_text(out);
+}
+
+/// Which tensor lies where.
+std::string files_digest(const OutputLayout& layout) {
+  WireWriter out;
+  for (std::size_t i = 0; i < layout.entries().size(); ++i) {
+    out.put(layout.file_of(i).name);
+    out.put(layout.entries()[i].begin);
   }
   return digest_text(out);
 }
@@ -89,6 +102,7 @@ Fingerprint fingerprint_of(const Checkpoint& checkpoint, const OutputLayout& lay
   return {{"halfquad version", version},
           {"source", source_digest(checkpoint)},
           {"layers or their settings", specs_digest(layout)},
+          {"--max-shard-size", files_digest(layout)},
           {"scale dtype", std::string(name_of(layout.stored()))},
           {"--nonfinite", nonfinite}};
 }
@@ -160,15 +174,15 @@ std::filesystem::path JobFolder::journal(int run, int rank) const {
   return folder_ / fmt::format("{}{:04}-{:04}", kJournalPrefix, run, rank);
 }
 
-std::vector<std::uint64_t> damaged_items(FileSystem& fs, const std::filesystem::path& file,
-                                         const SafetensorsWriter& writer, const OutputLayout& layout,
-                                         std::span<const ItemRecord> records, int threads, std::uint64_t memory_bytes,
-                                         const StopFlag& stop) {
+std::vector<std::uint64_t> damaged_items(FileSystem& fs, const std::filesystem::path& partial,
+                                         const OutputLayout& layout, std::span<const ItemRecord> records, int threads,
+                                         std::uint64_t memory_bytes, const StopFlag& stop) {
   if (records.empty()) return {};
   std::uint64_t longest = 0;
   for (const OutputTensor& content : layout.contents()) longest = std::max(longest, content.blocks.block_bytes);
   const WorkerBuffers scratch(threads, longest + ReadFile::kSlack, memory_bytes);
-  const std::unique_ptr<ReadFile> data = fs.open_read(file, ReadMode::kAuto);
+  std::vector<std::unique_ptr<ReadFile>> files;
+  for (const OutputFile& file : layout.files()) files.push_back(fs.open_read(partial / file.name, ReadMode::kAuto));
 
   std::mutex mutex;
   std::vector<std::uint64_t> damaged;
@@ -178,8 +192,9 @@ std::vector<std::uint64_t> damaged_items(FileSystem& fs, const std::filesystem::
     const bool intact = std::all_of(record.blocks.begin(), record.blocks.end(), [&](const BlockSum& block) {
       const BlockLayout& blocks = layout.contents()[block.entry].blocks;
       const std::uint64_t offset = blocks.offset_of(block.block);
-      return BlockDigest::hash(data->read(writer.file_offset(block.entry) + offset, blocks.block_length(offset),
-                                          memory)) == block.hash;
+      ReadFile& file = *files[layout.contents()[block.entry].file];
+      return BlockDigest::hash(file.read(layout.file_offset(block.entry) + offset, blocks.block_length(offset),
+                                         memory)) == block.hash;
     });
     if (intact) return;
     const std::lock_guard lock(mutex);

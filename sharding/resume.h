@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "io/file_system.h"
-#include "io/safetensors_writer.h"
 #include "runtime/stop_flag.h"
 #include "sharding/hqq_layout.h"
 #include "sharding/item_record.h"
@@ -48,11 +47,10 @@ class JobFolder {
   std::filesystem::path folder_;
 };
 
-/// Reads back what `records` say was written and returns the items whose bytes are not those. `file`: the weight file;
-/// `memory_bytes`: budget of the buffers.
-[[nodiscard]] std::vector<std::uint64_t> damaged_items(FileSystem& fs, const std::filesystem::path& file,
-                                                       const SafetensorsWriter& writer, const OutputLayout& layout,
-                                                       std::span<const ItemRecord> records, int threads,
-                                                       std::uint64_t memory_bytes, const StopFlag& stop);
+/// Reads back what `records` say was written and returns the items whose bytes are not those. `partial`: where the
+/// weight files are; `memory_bytes`: budget of the buffers.
+[[nodiscard]] std::vector<std::uint64_t> damaged_items(FileSystem& fs, const std::filesystem::path& partial,
+                                                       const OutputLayout& layout, std::span<const ItemRecord> records,
+                                                       int threads, std::uint64_t memory_bytes, const StopFlag& stop);
 
 }  // namespace halfquad

@@ -5,8 +5,10 @@
 #include "sharding/pipeline.h"
 
 namespace halfquad {
+
 void PipelineStats::add(const PipelineStats& other) noexcept {
   peak_buffer_bytes = std::max(peak_buffer_bytes, other.peak_buffer_bytes);
+  bytes_received += other.bytes_received;
   tiles_reread += other.tiles_reread;
   strips_redone += other.strips_redone;
   read_wait_seconds += other.read_wait_seconds;
@@ -14,20 +16,11 @@ void PipelineStats::add(const PipelineStats& other) noexcept {
   write_seconds += other.write_seconds;
 }
 
-void write_constants(const OutputLayout& layout, SafetensorsWriter& writer) {
-  for (std::size_t i = 0; i < layout.contents().size(); ++i) {
-    const OutputTensor& content = layout.contents()[i];
-    if (content.kind == OutputTensor::Kind::kConstant) {
-      writer.write(i, 0, std::as_bytes(std::span(content.constant)));
-    }
-  }
-}
-
 PipelineStats run_share(FileSystem& fs, const Checkpoint& checkpoint, const OutputLayout& layout, const Plan& plan,
-                        SafetensorsWriter& writer, const RunOptions& options,
+                        OutputSink& sink, const RunOptions& options,
                         std::span<const std::optional<TensorDecision>> settled, WorkShare& share,
                         ProgressCounters& progress, const StopFlag& stop) {
-  return Pipeline(fs, {checkpoint, layout, plan, writer, options, settled, share, progress, stop}).run();
+  return Pipeline(fs, {checkpoint, layout, plan, sink, options, settled, share, progress, stop}).run();
 }
 
 }  // namespace halfquad

@@ -10,7 +10,6 @@
 
 #include "io/checkpoint.h"
 #include "io/file_system.h"
-#include "io/safetensors_writer.h"
 #include "kernels/solver.h"
 #include "runtime/progress.h"
 #include "runtime/stop_flag.h"
@@ -18,6 +17,7 @@
 #include "sharding/hqq_layout.h"
 #include "sharding/ledger.h"
 #include "sharding/plan.h"
+#include "sharding/weight_files.h"
 #include "sharding/work_share.h"
 
 namespace halfquad {
@@ -27,6 +27,7 @@ enum class NonFinite : std::uint8_t { kError, kZero };
 
 struct RunOptions {
   int threads = 1;                          ///< Solving workers.
+  int writers = 0;                          ///< Writing threads; 0: few, as fits a disk.
   std::uint64_t memory_bytes = 2ULL << 30;  ///< Budget of all buffers.
   ReadMode read_mode = ReadMode::kAuto;
   NonFinite nonfinite = NonFinite::kError;
@@ -37,8 +38,9 @@ struct RunOptions {
 /// What one pipeline measured about itself.
 struct PipelineStats {
   std::uint64_t peak_buffer_bytes = 0;
-  std::uint64_t tiles_reread = 0;   ///< Given up for memory before their tensor was decided, so read and solved twice.
-  std::uint64_t strips_redone = 0;  ///< Parts of held tiles solved again because their tensor stopped early.
+  std::uint64_t bytes_received = 0;  ///< Of other ranks' results, to be written by this one.
+  std::uint64_t tiles_reread = 0;    ///< Given up for memory before their tensor was decided, so read and solved twice.
+  std::uint64_t strips_redone = 0;   ///< Parts of held tiles solved again because their tensor stopped early.
   double read_wait_seconds = 0, solve_seconds = 0, write_seconds = 0;  ///< Summed over threads.
 
   /// The largest of the peaks, the sums of the rest.
@@ -50,15 +52,12 @@ struct RunResult : PipelineStats {
   std::vector<std::string> checksums;  ///< One per OutputLayout::entries().
 };
 
-/// Writes the output tensors that are known without reading any weight.
-void write_constants(const OutputLayout& layout, SafetensorsWriter& writer);
-
-/// Streams the items that `share` hands out from the checkpoint through the solvers into `writer`. Reads, solves and
+/// Streams the items that `share` hands out from the checkpoint through the solvers into `sink`. Reads, solves and
 /// writes of different tiles overlap; memory stays inside the budget. The bytes depend on none of the options but
 /// `nonfinite`. `settled[i]`: what an earlier run decided about tensor i, if it did; empty: nothing.
 /// Throws the first error of any stage, naming tensor, file and offset, or kInterrupted soon after `stop` is requested.
 [[nodiscard]] PipelineStats run_share(FileSystem& fs, const Checkpoint& checkpoint, const OutputLayout& layout,
-                                      const Plan& plan, SafetensorsWriter& writer, const RunOptions& options,
+                                      const Plan& plan, OutputSink& sink, const RunOptions& options,
                                       std::span<const std::optional<TensorDecision>> settled, WorkShare& share,
                                       ProgressCounters& progress, const StopFlag& stop);
 

@@ -25,6 +25,10 @@ class WireWriter {
     put(static_cast<std::uint64_t>(text.size()));
     append(text.data(), text.size());
   }
+  void put(std::span<const std::byte> data) {
+    put(static_cast<std::uint64_t>(data.size()));
+    append(data.data(), data.size());
+  }
   void put(const ExactSum& sum) {
     for (const std::uint64_t digit : sum.digits()) put(digit);
   }
@@ -34,6 +38,8 @@ class WireWriter {
     put(sums.weight2);
     put(sums.max_abs);
   }
+  /// Spares the growing when much is to come.
+  void reserve(std::size_t bytes) { bytes_.reserve(bytes); }
   [[nodiscard]] std::vector<std::byte> take() noexcept { return std::move(bytes_); }
 
  private:
@@ -64,6 +70,8 @@ class WireReader {
     const auto bytes = next(get<std::uint64_t>());
     text.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   }
+  /// Bytes that stay where they are, in what this reads.
+  [[nodiscard]] std::span<const std::byte> get_data() { return next(get<std::uint64_t>()); }
   void get(ExactSum& sum) {
     std::array<std::uint64_t, 9> digits{};
     for (std::uint64_t& digit : digits) get(digit);

@@ -78,8 +78,6 @@ RankJob RanksOutput::job(const RanksRun& how, int rank) const {
               .layout = model_.layout(),
               .plan = model_.plan(),
               .partial = partial(),
-              .weights_name = kWeights,
-              .metadata = {},
               .run = how.options,
               .schedule = how.schedule,
               .fingerprint = odd.fingerprint.value_or(how.fingerprint.value_or(fingerprint())),

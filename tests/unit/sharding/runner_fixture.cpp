@@ -62,13 +62,11 @@ class WholeShare final : public WorkShare {
 
 /// All of `plan` by one pipeline.
 RunResult run_plan(FileSystem& fs, const Checkpoint& checkpoint, const OutputLayout& layout, const Plan& plan,
-                   SafetensorsWriter& writer, const RunOptions& options, ProgressCounters& progress,
-                   const StopFlag& stop) {
+                   OutputSink& sink, const RunOptions& options, ProgressCounters& progress, const StopFlag& stop) {
   WholeShare share(plan, layout, progress);
-  write_constants(layout, writer);
   RunResult result;
   static_cast<PipelineStats&>(result) =
-      run_share(fs, checkpoint, layout, plan, writer, options, {}, share, progress, stop);
+      run_share(fs, checkpoint, layout, plan, sink, options, {}, share, progress, stop);
   result.tensors = share.ledger().tensors();
   result.checksums = share.ledger().checksums();
   return result;
@@ -108,15 +106,14 @@ Ran RunnerModel::run(const RunOptions& options, FileSystem* faulty, const StopFl
   FileSystem& fs = faulty != nullptr ? *faulty : *fs_;
   const StopFlag never;
   ProgressCounters progress;
-  const std::filesystem::path path = temp_.path() / "out.safetensors";
-  const auto entries = layout_->entries();
+  const std::filesystem::path folder = temp_.path() / "out";
+  std::filesystem::create_directory(folder);
   Ran ran;
   {
-    SafetensorsWriter writer(fs, path, {entries.begin(), entries.end()}, {});
-    ran.result =
-        run_plan(fs, *checkpoint_, *layout_, plan_, writer, options, progress, stop != nullptr ? *stop : never);
+    WeightFiles files(fs, folder, *layout_, WriteMode::kBuffered);
+    ran.result = run_plan(fs, *checkpoint_, *layout_, plan_, files, options, progress, stop != nullptr ? *stop : never);
   }
-  ran.file = get_file(path);
+  ran.file = get_file(folder / kWeightsName);
   ran.source_bytes_done = progress.source_bytes_done;
   ran.tensors_done = progress.tensors_done;
   ran.weights_done = progress.weights_done;

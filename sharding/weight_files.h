@@ -1,0 +1,60 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <filesystem>
+#include <span>
+#include <vector>
+
+#include "io/file_system.h"
+#include "io/safetensors_writer.h"
+#include "sharding/hqq_layout.h"
+
+namespace halfquad {
+
+/// Bytes of one output tensor, and where they belong in it.
+struct OutputPiece {
+  std::size_t entry = 0;  ///< Index into OutputLayout::entries().
+  std::uint64_t offset = 0;
+  std::span<const std::byte> data;
+};
+
+/// Where a pipeline's results go.
+class OutputSink {
+ public:
+  virtual ~OutputSink() = default;
+  /// The pieces of one item, all of one file. Returns when their bytes are needed no more. Thread-safe.
+  virtual void write(std::span<const OutputPiece> pieces) = 0;
+};
+
+/// The weight files of an output, open for writing.
+class WeightFiles final : public OutputSink {
+ public:
+  /// Creates them in `folder`, at their full length and with their headers, and writes what is known without reading
+  /// any weight.
+  WeightFiles(FileSystem& fs, const std::filesystem::path& folder, const OutputLayout& layout, WriteMode mode);
+  /// Joins in writing files that another rank, or an earlier run, created: see SafetensorsWriter::attach().
+  WeightFiles(FileSystem& fs, const std::filesystem::path& folder, const OutputLayout& layout,
+              const AttachOptions& options);
+
+  void write(std::span<const OutputPiece> pieces) override;
+  void write_constants();
+  /// Returns once everything whose write() had returned is on stable storage; others may write meanwhile.
+  void sync();
+  /// Syncs and closes. The files are complete when every byte was written before.
+  void finish();
+
+ private:
+  struct File {
+    explicit File(SafetensorsWriter opened) : writer(std::move(opened)) {}
+    SafetensorsWriter writer;
+    std::atomic<bool> unsynced{true};
+  };
+
+  const OutputLayout& layout_;
+  std::deque<File> files_;  // like OutputLayout::files()
+};
+
+}  // namespace halfquad
