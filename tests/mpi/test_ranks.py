@@ -37,14 +37,19 @@ def bf16(rng: random.Random, count: int) -> bytes:
     return bytes(values)
 
 
-def write_model(folder: Path, layers: int) -> int:
-    """A checkpoint with layers of four tiles, of one and of a fraction, and kept tensors; returns its weights' bytes."""
+def shapes_of_layers(layers: int) -> dict:
+    """Tensors of four tiles, of one and of a fraction, and kept ones."""
     shapes = {"model.embed_tokens.weight": (8192, 1024)}
     for i in range(layers):
         shapes[f"model.layers.{i}.input_layernorm.weight"] = (4096,)
         shapes[f"model.layers.{i}.self_attn.q_proj.weight"] = (4096, 4096)
         shapes[f"model.layers.{i}.self_attn.k_proj.weight"] = (64, 4096)
         shapes[f"model.layers.{i}.mlp.up_proj.weight"] = (1000, 4096)
+    return shapes
+
+
+def write_model(folder: Path, shapes: dict) -> int:
+    """A checkpoint of one file; returns its weights' bytes."""
     header, sizes, end = {}, [], 0
     for name, shape in shapes.items():
         sizes.append(shape[0] * (shape[1] if len(shape) > 1 else 1))
@@ -100,7 +105,7 @@ class RanksTest(unittest.TestCase):
         cls.root = Path(tempfile.mkdtemp(prefix="halfquad-ranks-", dir=memory if roomy else None))
         cls.addClassCleanup(shutil.rmtree, cls.root, ignore_errors=True)
         cls.model = cls.root / "model"
-        cls.model_bytes = write_model(cls.model, cls.layers())
+        cls.model_bytes = write_model(cls.model, cls.shapes())
         cls.reference = cls.root / "reference"
         command = [OPTIONS.halfquad, "quantize", str(cls.model), str(cls.reference), *cls.OPTIONS_OF_ALL, *QUIET]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=DEADLINE)
@@ -109,6 +114,10 @@ class RanksTest(unittest.TestCase):
     @classmethod
     def layers(cls) -> int:
         return cls.LAYERS
+
+    @classmethod
+    def shapes(cls) -> dict:
+        return shapes_of_layers(cls.layers())
 
     def setUp(self):
         self.out = self.root / "out"
@@ -353,7 +362,7 @@ class MistakeTest(RanksTest):
     def test_ranks_with_another_source_are_refused_by_name(self):
         other = self.root / "other"
         self.addCleanup(shutil.rmtree, other)
-        write_model(other, 2)
+        write_model(other, shapes_of_layers(2))
         error = self.run_to_end(self.two_programs(self.quantize(), self.quantize(model=other)), USAGE)
         self.assert_one_error_line(error, "rank 1")
         self.assert_untouched()
