@@ -173,6 +173,34 @@ void check_coverage(std::span<const TensorEntry> tensors, std::uint64_t data_byt
 
 std::string json_text(std::string_view text) { return json::serialize(json::string_view(text.data(), text.size())); }
 
+/// The header's bytes with room for the length in front.
+std::string header_text(std::span<const TensorEntry> tensors, const std::map<std::string, std::string>& metadata) {
+  std::string out(kLengthBytes, '\0');
+  out += '{';
+  std::string_view comma;
+  if (!metadata.empty()) {
+    out += fmt::format("\"{}\":{{", kMetadataKey);
+    for (const auto& [key, text] : metadata) {
+      out += fmt::format("{}{}:{}", comma, json_text(key), json_text(text));
+      comma = ",";
+    }
+    out += '}';
+  }
+  std::uint64_t expected = 0;
+  for (const TensorEntry& tensor : tensors) {
+    HALFQUAD_REQUIRE(tensor.begin == expected && tensor.end >= tensor.begin, kInternal,
+                     fmt::format("output tensor {} is not where the one before it ends", quoted(tensor.name)));
+    expected = tensor.end;
+    out +=
+        fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", comma, json_text(tensor.name),
+                    name_of(tensor.dtype), fmt::join(tensor.shape, ","), tensor.begin, tensor.end);
+    comma = ",";
+  }
+  out += '}';
+  out.resize(round_up(out.size(), kLengthBytes), ' ');
+  return out;
+}
+
 }  // namespace
 
 std::optional<std::int64_t> element_count(std::span<const std::int64_t> shape) {
@@ -246,32 +274,14 @@ SafetensorsHeader read_safetensors_header(ReadFile& file, std::string_view name)
   return parse_safetensors_header(json, file.size() - kLengthBytes - json.size(), name);
 }
 
+std::uint64_t safetensors_header_bytes(std::span<const TensorEntry> tensors,
+                                       const std::map<std::string, std::string>& metadata) {
+  return header_text(tensors, metadata).size();
+}
+
 std::string serialize_safetensors_header(std::span<const TensorEntry> tensors,
                                          const std::map<std::string, std::string>& metadata) {
-  std::string out(kLengthBytes, '\0');
-  out += '{';
-  std::string_view comma;
-  if (!metadata.empty()) {
-    out += fmt::format("\"{}\":{{", kMetadataKey);
-    for (const auto& [key, text] : metadata) {
-      out += fmt::format("{}{}:{}", comma, json_text(key), json_text(text));
-      comma = ",";
-    }
-    out += '}';
-  }
-  std::uint64_t expected = 0;
-  for (const TensorEntry& tensor : tensors) {
-    HALFQUAD_REQUIRE(tensor.begin == expected && tensor.end >= tensor.begin, kInternal,
-                     fmt::format("output tensor {} is not where the one before it ends", quoted(tensor.name)));
-    expected = tensor.end;
-    out +=
-        fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", comma, json_text(tensor.name),
-                    name_of(tensor.dtype), fmt::join(tensor.shape, ","), tensor.begin, tensor.end);
-    comma = ",";
-  }
-  out += '}';
-  out.resize(round_up(out.size(), kLengthBytes), ' ');
-
+  std::string out = header_text(tensors, metadata);
   const std::uint64_t length = out.size() - kLengthBytes;
   HALFQUAD_REQUIRE(length <= kMaxHeaderBytes, kBadInput,
                    fmt::format("the output's header would take {} bytes, more than the {} that readers of safetensors "

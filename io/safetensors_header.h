@@ -50,6 +50,10 @@ inline constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 /// Reads, parses and checks the header of an open file.
 [[nodiscard]] SafetensorsHeader read_safetensors_header(ReadFile& file, std::string_view name);
 
+/// How many bytes serialize_safetensors_header() would make, were there no limit.
+[[nodiscard]] std::uint64_t safetensors_header_bytes(std::span<const TensorEntry> tensors,
+                                                     const std::map<std::string, std::string>& metadata);
+
 /// The bytes before the data section: 8-byte length, JSON in the order of `tensors`, spaces up to a multiple of 8.
 /// @pre begin/end contiguous from 0 in the given order.
 [[nodiscard]] std::string serialize_safetensors_header(std::span<const TensorEntry> tensors,

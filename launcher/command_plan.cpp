@@ -92,6 +92,9 @@ std::string plan_text(const Job& job, const PlanFacts& facts) {
   table.add_row({"size", fmt::format("{} -> {}, {:.3f} bits per quantized weight, {} left unquantized",
                                      human_bytes(facts.inventory.source_bytes), human_bytes(plan.output_bytes),
                                      facts.inventory.bits_per_weight(), human_bytes(facts.inventory.kept_bytes))});
+  if (job.layout.files().size() > 1) {
+    table.add_row({"files", fmt::format("{} and {}", job.layout.files().size(), kIndexName)});
+  }
   table.add_row({"work", fmt::format("{} pieces, {} to read, {} weights to solve", plan.items.size(),
                                      human_bytes(plan.source_bytes), human_count(plan.weights))});
   table.add_row(
@@ -136,6 +139,7 @@ json::object plan_json(const Job& job, const PlanFacts& facts) {
       {"quantized_weights", job.plan.weights},
       {"kept_bytes", facts.inventory.kept_bytes},
       {"bits_per_weight", facts.inventory.bits_per_weight()},
+      {"files", job.layout.files().size()},
       {"pieces", job.plan.items.size()},
       {"threads", facts.threads},
       {"memory_bytes", facts.memory_bytes},

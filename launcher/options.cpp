@@ -92,6 +92,7 @@ void add_numeric_options(CLI::App& app, SpecOptions& options) {
 void add_file_options(CLI::App& app, SpecOptions& options) {
   app.add_option("--max-shard-size", options.max_shard_size,
                  "Several weight files of at most SIZE (5GB, 2GiB) and an index, instead of one file")
+      ->default_str("one file, or 50GB where that would hold too many tensors")
       ->type_name("SIZE")
       ->group(kSelection);
 }

@@ -57,7 +57,8 @@ std::string ranks_text(const RunFacts& facts) {
   }
   const double mean = sum / static_cast<double>(facts.ranks.size());
   return fmt::format("{} on {} host{}; the busiest solved {:.2f} times as long as the mean", facts.ranks.size(),
-                     hosts.size(), hosts.size() == 1 ? "" : "s", mean > 0 ? most / mean : 1.0);
+                     hosts.size(), hosts.size() == 1 ? "" : "s", mean > 0 ? most / mean : 1.0) +
+         (facts.assembly.gathered ? fmt::format("; results gathered by {}", facts.assembly.writers) : "");
 }
 
 }  // namespace
@@ -102,6 +103,9 @@ std::string summary_text(const Job& job, const RunResult& result, const RunFacts
                    human_bytes(inventory.source_bytes), human_bytes(facts.output_bytes),
                    percent(facts.output_bytes, inventory.source_bytes), inventory.bits_per_weight(),
                    percent(inventory.kept_bytes, inventory.source_bytes))});
+  if (job.layout.files().size() > 1) {
+    facts_table.add_row({"files", fmt::format("{} and {}", job.layout.files().size(), kIndexName)});
+  }
   facts_table.add_row(
       {"error", fmt::format("relative {}, SQNR {}, mean {:.3g}, largest {:.3g}", ratio_text(errors.relative),
                             decibel_text(errors.sqnr_db), errors.mean_abs, errors.max_abs)});

@@ -18,8 +18,13 @@ namespace {
 
 BlockLayout one_block(std::uint64_t bytes) { return {bytes, bytes, bytes}; }
 
-/// Entries and contents before their order in the file is known.
-struct Catalog {
+// Of an output that was to be one file, but has more tensors than a header may name.
+constexpr std::uint64_t kShardBytesOfManyTensors = 50'000'000'000;
+
+}  // namespace
+
+/// Entries and contents before their order in the files is known.
+struct OutputLayout::Catalog {
   std::vector<TensorEntry> entries;
   std::vector<OutputTensor> contents;
   std::vector<std::size_t> modules;  ///< Of each entry; numbered as they come.
@@ -34,6 +39,10 @@ struct Catalog {
     return entries.size() - 1;
   }
 };
+
+namespace {
+
+using Catalog = OutputLayout::Catalog;
 
 TensorEntry entry_of(std::string name, DType dtype, std::vector<std::int64_t> shape) {
   return {std::move(name), dtype, std::move(shape), 0, 0};
@@ -152,19 +161,29 @@ OutputLayout::OutputLayout(const Checkpoint& checkpoint, std::span<const Decisio
   }
   require_distinct_names(catalog.entries);
 
-  files_.resize(assign_files(catalog, max_shard_bytes));
-  const std::vector<std::size_t> order = file_order(catalog);
-  std::vector<std::size_t> place(order.size());
-  for (const std::size_t index : order) {
-    place[index] = entries_.size();
-    append(std::move(catalog.entries[index]), std::move(catalog.contents[index]));
+  std::vector<std::size_t> place = arrange(catalog, max_shard_bytes);
+  if (max_shard_bytes == kOneFile && files_[0].data_start > kMaxHeaderBytes) {
+    place = arrange(catalog, kShardBytesOfManyTensors);
   }
   for (QuantizedTensor& tensor : quantized_) {
     tensor.codes = place[tensor.codes];
     tensor.scale = place[tensor.scale];
     tensor.zero = place[tensor.zero];
   }
+}
+
+/// Returns the place of each catalog entry.
+std::vector<std::size_t> OutputLayout::arrange(Catalog& catalog, std::uint64_t max_shard_bytes) {
+  files_.assign(assign_files(catalog, max_shard_bytes), {});
+  entries_.clear();
+  contents_.clear();
+  std::vector<std::size_t> place(catalog.entries.size());
+  for (const std::size_t index : file_order(catalog)) {
+    place[index] = entries_.size();
+    append(catalog.entries[index], catalog.contents[index]);
+  }
   finish_files();
+  return place;
 }
 
 /// `entry.end` is its size so far.
@@ -184,7 +203,7 @@ void OutputLayout::finish_files() {
     OutputFile& file = files_[i];
     file.name =
         files_.size() == 1 ? kWeightsName : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, files_.size());
-    file.data_start = serialize_safetensors_header(entries_of(file), metadata()).size();
+    file.data_start = safetensors_header_bytes(entries_of(file), metadata());
   }
 }
 

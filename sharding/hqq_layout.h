@@ -56,11 +56,13 @@ struct QuantizedTensor {
 /// decisions alone. The data section of a file comes sorted by dtype, widest first, then by name.
 class OutputLayout {
  public:
+  struct Catalog;  // of the implementation
   static constexpr std::uint64_t kOneFile = std::numeric_limits<std::uint64_t>::max();
 
   /// `stored` (F16, BF16, F32) is the dtype of scale and zero, and what the file names as compute_dtype. Modules go to
   /// files in the order of the source, as many as fit `max_shard_bytes` of tensors; one that is larger gets a file of
   /// its own. All tensors of a module lie in one file: loaders put a quantized layer together from a single one.
+  /// kOneFile: one, unless it had more tensors than a header may name.
   OutputLayout(const Checkpoint& checkpoint, std::span<const Decision> decisions, DType stored,
                std::uint64_t max_shard_bytes = kOneFile);
 
@@ -86,6 +88,7 @@ class OutputLayout {
   [[nodiscard]] std::uint64_t file_bytes() const noexcept;
 
  private:
+  [[nodiscard]] std::vector<std::size_t> arrange(Catalog& catalog, std::uint64_t max_shard_bytes);
   void append(TensorEntry entry, OutputTensor content);
   void finish_files();
 
