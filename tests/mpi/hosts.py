@@ -123,7 +123,8 @@ def why_not(mpiexec: str) -> str:
     if probe.returncode != 0:  # in a chroot, or a container without the rights
         return "no hosts can be emulated here: " + (probe.stderr.strip() or "namespaces are refused")
     version = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, timeout=60, check=False)
-    if "Open MPI" not in version.stdout + version.stderr:  # MPICH's starts its ranks in another way
+    said = version.stdout + version.stderr  # mpirun says "Open MPI", mpiexec "OpenRTE"
+    if "Open MPI" not in said and "OpenRTE" not in said:
         return "over hosts only Open MPI's mpirun is tried"
     return ""
 
