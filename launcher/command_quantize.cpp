@@ -177,7 +177,9 @@ void lead(const Context& context, const QuantizeOptions& options, const std::vec
     HALFQUAD_REQUIRE(options.spec.nonfinite != "keep-original" || options.overwrite ||
                          context.fs.kind(options.out) == FileKind::kMissing,
                      kUsage, fmt::format("{} exists; choose another OUT or pass --overwrite", quoted(options.out)));
-    const Job job = prepare_job(context, options.model, options.spec, options.machine);
+    const auto find = [&](const RankScan& scan, ProgressCounters& shown) { return leader.find_nonfinite(scan, shown); };
+    const Job job = prepare_job(context, options.model, options.spec, options.machine,
+                                {.processes = communicator.local_size(), .find = find});
     for (const std::string& warning : job_warnings(job)) log.warn(warning);
     if (!job.checkpoint.config()) {
       log.warn("the checkpoint has no config.json, so the output has none: loaders will need one beside it");
@@ -204,7 +206,9 @@ void follow(const Context& context, const QuantizeOptions& options, Communicator
   std::optional<Error> end;
   try {
     try {
-      const Job job = prepare_job(context, silent.model, silent.spec, silent.machine);
+      const auto find = [&](const RankScan& scan, ProgressCounters&) { return follower.find_nonfinite(scan); };
+      const Job job = prepare_job(context, silent.model, silent.spec, silent.machine,
+                                  {.processes = communicator.local_size(), .find = find});
       Trace trace(communicator.rank());
       end = follower.run(
           rank_job(context, job, silent, communicator.local_size(), options.trace.empty() ? nullptr : &trace));
@@ -220,9 +224,6 @@ void follow(const Context& context, const QuantizeOptions& options, Communicator
 
 void quantize(const Context& context, const QuantizeOptions& options, const std::vector<std::string>& command) {
   static_cast<void>(options.machine.solver_factory());  // an unknown --isa shows before any work
-  // Its scan of all weights is one process's work: every rank would do it again.
-  if (options.spec.nonfinite == "keep-original")
-    require_alone(context.environment, "quantize --nonfinite keep-original");
   const std::unique_ptr<Communicator> communicator = join_job(context.environment);
   if (communicator->rank() == 0) {
     lead(context, options, command, *communicator);

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "launcher/inventory.h"
+#include "launcher/version.h"
 #include "runtime/check.h"
 #include "runtime/progress.h"
 #include "runtime/text.h"
@@ -16,8 +17,8 @@ namespace {
 
 constexpr std::size_t kWarningsShown = 10;
 
-void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const MachineOptions& machine,
-                    std::vector<Decision>& decisions) {
+void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const SpecOptions& spec,
+                    const MachineOptions& machine, const NonfiniteSearch& search, std::vector<Decision>& decisions) {
   std::vector<std::size_t> candidates;
   ProgressTotals totals;
   for (const Decision& decision : decisions) {
@@ -29,8 +30,16 @@ void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const 
 
   ProgressCounters progress;
   ProgressMeter meter(progress, totals, machine.progress_mode(), "looking for NaN and infinity");
-  const std::vector<std::size_t> found = find_nonfinite_tensors(
-      context.fs, checkpoint, candidates, machine.thread_count(), machine.read_mode(), progress, context.stop);
+  const NonfiniteScan scan(checkpoint, candidates);
+  const OutputLayout all(checkpoint, decisions, spec.stored(), spec.max_shard_bytes());
+  const RankScan job{.fs = context.fs,
+                     .scan = scan,
+                     .threads = machine.thread_count(search.processes),
+                     .read_mode = machine.read_mode(),
+                     .fingerprint = fingerprint_of(checkpoint, all, spec.nonfinite, HALFQUAD_VERSION)};
+  const std::vector<std::size_t> found =
+      search.find ? search.find(job, progress)
+                  : scan.find(job.fs, {}, job.threads, job.read_mode, progress, context.stop);
   meter.finish();
 
   for (Decision& decision : decisions) {
@@ -45,13 +54,13 @@ void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const 
 }  // namespace
 
 Job prepare_job(const Context& context, const std::filesystem::path& model, const SpecOptions& spec,
-                const MachineOptions& machine) {
+                const MachineOptions& machine, const NonfiniteSearch& search) {
   const DType stored = spec.stored();
   const std::uint64_t max_shard_bytes = spec.max_shard_bytes();
   const Recipe recipe = spec.build_recipe(context.fs);
   Checkpoint checkpoint(context.fs, model);
   std::vector<Decision> decisions = decide(checkpoint, recipe);
-  if (spec.nonfinite == "keep-original") keep_nonfinite(context, checkpoint, machine, decisions);
+  if (spec.nonfinite == "keep-original") keep_nonfinite(context, checkpoint, spec, machine, search, decisions);
   OutputLayout layout(checkpoint, decisions, stored, max_shard_bytes);
   Plan plan = make_plan(checkpoint, layout);
   return {std::move(checkpoint), std::move(decisions), std::move(layout), std::move(plan)};

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -9,8 +10,10 @@
 #include "launcher/context.h"
 #include "launcher/options.h"
 #include "runtime/log.h"
+#include "runtime/progress.h"
 #include "sharding/hqq_layout.h"
 #include "sharding/plan.h"
+#include "sharding/rank_job.h"
 #include "sharding/rules.h"
 
 namespace halfquad {
@@ -23,10 +26,16 @@ struct Job {
   Plan plan;
 };
 
+/// How the search for NaN and infinity is done: by default, by this process alone.
+struct NonfiniteSearch {
+  int processes = 1;  ///< That share this machine.
+  std::function<std::vector<std::size_t>(const RankScan&, ProgressCounters&)> find = {};
+};
+
 /// From headers and options to a plan. Reads weights only for --nonfinite keep-original, which has to know the tensors
 /// that hold a NaN or an infinity before the output is laid out.
 [[nodiscard]] Job prepare_job(const Context& context, const std::filesystem::path& model, const SpecOptions& spec,
-                              const MachineOptions& machine);
+                              const MachineOptions& machine, const NonfiniteSearch& search = {});
 
 /// Warnings about a job, one sentence each: layers kept for their shape, and names that loaders would confuse.
 [[nodiscard]] std::vector<std::string> job_warnings(const Job& job);

@@ -121,12 +121,32 @@ std::optional<Error> JobFollower::fail(const Error& error) {
   return wait_for_bye();
 }
 
-void JobFollower::work(const RankJob& job) {
+void JobFollower::greet(const Fingerprint& fingerprint) {
   WireWriter hello;
   hello.put(host_);
-  write_fingerprint(hello, job.fingerprint);
+  write_fingerprint(hello, fingerprint);
   outbox_.post(message_to(kLeader, Tag::kHello, hello));
+}
 
+std::vector<std::size_t> JobFollower::find_nonfinite(const RankScan& scan) {
+  greet(scan.fingerprint);
+  const NonfiniteScan::Part part{communicator_.rank(), communicator_.size()};
+  const std::vector<std::size_t> found = meanwhile([&](const StopFlag& stop) {
+    return scan.scan.find(scan.fs, part, scan.threads, scan.read_mode, progress_, stop);
+  });
+  post_progress();
+  WireWriter out;
+  write_tensors(out, found);
+  outbox_.post(message_to(kLeader, Tag::kScanned, out));
+  const Message all = wait_for(Tag::kNonfinite);
+  progress_.bytes_read = 0;  // the job's own counts begin
+  progress_.source_bytes_done = 0;
+  WireReader in(all.data);
+  return read_tensors(in);
+}
+
+void JobFollower::work(const RankJob& job) {
+  greet(job.fingerprint);
   LocalRun::Place place;
   place.rank = communicator_.rank();
   const Message setup = wait_for(Tag::kSetup);

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "runtime/communicator.h"
 #include "runtime/progress.h"
@@ -24,6 +25,9 @@ class JobFollower {
   /// `host`: for messages that name this rank.
   JobFollower(Communicator& communicator, std::string host, const StopFlag& stop, JobLimits limits = {});
 
+  /// Before run(): this rank's part in JobLeader::find_nonfinite(), and what all found. Throws the error that ends it,
+  /// which belongs to fail().
+  [[nodiscard]] std::vector<std::size_t> find_nonfinite(const RankScan& scan);
   /// Does this rank's share. Nothing: the job is complete; otherwise the error it ended with, which rank 0 reports.
   /// Throws kIo when rank 0 is gone and so nobody will.
   [[nodiscard]] std::optional<Error> run(const RankJob& job);
@@ -31,6 +35,7 @@ class JobFollower {
   [[nodiscard]] std::optional<Error> fail(const Error& error);
 
  private:
+  void greet(const Fingerprint& fingerprint);
   void work(const RankJob& job);
   [[nodiscard]] bool look_for_output(const RankJob& job, const std::string& token);
   [[nodiscard]] std::unique_ptr<WeightFiles> attach_and_check(const RankJob& job, std::span<const ItemRecord> records);

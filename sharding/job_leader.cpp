@@ -204,6 +204,12 @@ void JobLeader::handle(Message& message) {
     case Tag::kHello:
       took_hello(rank, in);
       return;
+    case Tag::kScanned: {
+      peer.scanned = true;
+      const std::vector<std::size_t> tensors = read_tensors(in);
+      nonfinite_.insert(nonfinite_.end(), tensors.begin(), tensors.end());
+      return;
+    }
     case Tag::kSeen:
       peer.looked = true;
       in.get(peer.sees);
@@ -244,6 +250,7 @@ void JobLeader::handle(Message& message) {
     case Tag::kEnded:
       took_ended(rank, message);
       return;
+    case Tag::kNonfinite:
     case Tag::kSetup:
     case Tag::kRole:
     case Tag::kGo:
@@ -266,7 +273,9 @@ void JobLeader::handle(Message& message) {
 }
 
 void JobLeader::took_hello(int rank, WireReader in) {
-  peers_[static_cast<std::size_t>(rank)].greeted = true;
+  Peer& peer = peers_[static_cast<std::size_t>(rank)];
+  peer.greeted = true;
+  peer.bytes_read = peer.source_bytes = 0;  // of a scan
   in.get(facts_[static_cast<std::size_t>(rank)].host);
   const std::string different = differences(fingerprint_, read_fingerprint(in));
   if (different.empty()) return;

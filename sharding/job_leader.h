@@ -54,6 +54,9 @@ class JobLeader {
   JobLeader(const JobLeader&) = delete;
   JobLeader& operator=(const JobLeader&) = delete;
 
+  /// Before run(): finds the tensors that hold a NaN or an infinity, ascending; every rank reads its part of them.
+  /// Throws as run() does. `shown`: of all ranks.
+  [[nodiscard]] std::vector<std::size_t> find_nonfinite(const RankScan& scan, ProgressCounters& shown);
   /// Does the job, continuing what is in job.partial when `resumed`. Throws the first error of any rank, naming that
   /// rank, after all of them have wound up or JobLimits::wind_up has passed.
   [[nodiscard]] RunResult run(const RankJob& job, bool resumed, ProgressCounters& progress);
@@ -72,7 +75,7 @@ class JobLeader {
  private:
   class OwnShare;
   struct Peer {
-    bool greeted = false, looked = false, checked = false, idle = false, ended = false, lost = false;
+    bool greeted = false, scanned = false, looked = false, checked = false, idle = false, ended = false, lost = false;
     bool sees = false;  // the output's file system
     std::chrono::steady_clock::time_point heard;
     std::uint64_t bytes_read = 0, bytes_written = 0, weights = 0, source_bytes = 0;
@@ -82,8 +85,10 @@ class JobLeader {
   static constexpr int kNobody = -1;  // whose failure says itself whom it is about
 
   // Before the work (job_leader_setup.cpp).
+  [[nodiscard]] std::vector<std::size_t> find_own_nonfinite(const RankScan& scan, const std::function<void()>& show,
+                                                            ProgressCounters& own);
   [[nodiscard]] std::unique_ptr<WeightFiles> set_up(const RankJob& job, bool resumed, std::vector<ItemRecord>& records);
-  void greet(const RankJob& job);
+  void greet(const Fingerprint& fingerprint);
   [[nodiscard]] std::unique_ptr<WeightFiles> open_output(const RankJob& job, bool resumed,
                                                          std::vector<ItemRecord>& records);
   [[nodiscard]] std::unique_ptr<WeightFiles> create_output(const RankJob& job);
@@ -106,7 +111,8 @@ class JobLeader {
   bool pump();
   void wait_until(const std::function<bool()>& done);
   template <class Work>
-  std::invoke_result_t<Work&> meanwhile(Work work);
+  std::invoke_result_t<Work&> meanwhile(
+      Work work, const std::function<void()>& each_turn = [] {});
   void check_silence();
   void note_failure(int rank, const Error& error);
   void wind_up();
@@ -124,6 +130,7 @@ class JobLeader {
   Outbox outbox_;
   std::vector<Peer> peers_;  // [0] is this rank
   std::vector<RankFacts> facts_;
+  std::vector<std::size_t> nonfinite_;
   std::vector<std::uint64_t> damaged_;
   ResumeFacts resume_;
   std::optional<Error> first_error_;

@@ -13,10 +13,13 @@ namespace halfquad {
 
 // Does `work` on another thread, so that the others hear from this one all the while.
 template <class Work>
-std::invoke_result_t<Work&> JobLeader::meanwhile(Work work) {
+std::invoke_result_t<Work&> JobLeader::meanwhile(Work work, const std::function<void()>& each_turn) {
   auto result = std::async(std::launch::async, std::move(work));
   try {
-    wait_until([&] { return result.wait_for(std::chrono::seconds(0)) == std::future_status::ready; });
+    wait_until([&] {
+      each_turn();
+      return result.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+    });
   } catch (...) {
     checks_stop_.request();
     throw;
@@ -24,17 +27,59 @@ std::invoke_result_t<Work&> JobLeader::meanwhile(Work work) {
   return result.get();
 }
 
+std::vector<std::size_t> JobLeader::find_nonfinite(const RankScan& scan, ProgressCounters& shown) {
+  greet(scan.fingerprint);
+  ProgressCounters own;
+  const auto show = [&] {
+    std::uint64_t read = own.bytes_read, done = own.source_bytes_done;
+    for (const Peer& peer : peers_) {
+      read += peer.bytes_read;
+      done += peer.source_bytes;
+    }
+    shown.bytes_read = read;
+    shown.source_bytes_done = done;
+  };
+  const std::vector<std::size_t> found = find_own_nonfinite(scan, show, own);
+  nonfinite_.insert(nonfinite_.end(), found.begin(), found.end());
+  wait_until([&] {
+    show();
+    return std::all_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.scanned; });
+  });
+  // Several ranks may have found the same tensor, by different parts of it.
+  std::sort(nonfinite_.begin(), nonfinite_.end());
+  nonfinite_.erase(std::unique(nonfinite_.begin(), nonfinite_.end()), nonfinite_.end());
+  for (Peer& peer : peers_) peer.greeted = false;  // they come again with the job that follows from this
+  for (int rank = 1; rank < communicator_.size(); ++rank) {
+    WireWriter out;
+    write_tensors(out, nonfinite_);
+    outbox_.post(message_to(rank, Tag::kNonfinite, out));
+  }
+  return nonfinite_;
+}
+
+std::vector<std::size_t> JobLeader::find_own_nonfinite(const RankScan& scan, const std::function<void()>& show,
+                                                       ProgressCounters& own) {
+  const NonfiniteScan::Part part{kSelf, communicator_.size()};
+  try {
+    return meanwhile([&] { return scan.scan.find(scan.fs, part, scan.threads, scan.read_mode, own, checks_stop_); },
+                     show);
+  } catch (...) {
+    note_failure(kSelf, as_error(std::current_exception()));
+    throw *first_error_;
+  }
+}
+
 std::unique_ptr<WeightFiles> JobLeader::set_up(const RankJob& job, bool resumed, std::vector<ItemRecord>& records) {
-  greet(job);
+  trace_ = job.run.trace;
+  greet(job.fingerprint);
   std::unique_ptr<WeightFiles> files = meanwhile([&] { return open_output(job, resumed, records); });
   assign_roles(job);
   return files;
 }
 
 // Waits for the others and refuses ranks that would do another job.
-void JobLeader::greet(const RankJob& job) {
-  fingerprint_ = job.fingerprint;
-  trace_ = job.run.trace;
+void JobLeader::greet(const Fingerprint& fingerprint) {
+  fingerprint_ = fingerprint;
   for (Peer& peer : peers_) peer.heard = std::chrono::steady_clock::now();
   wait_for_all(&Peer::greeted);
 }

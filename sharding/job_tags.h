@@ -8,6 +8,8 @@ namespace halfquad {
 /// Messages between rank 0, which leads, and the others, which follow.
 enum class Tag : int {
   kHello,     ///< Follower: its fingerprint and host.
+  kScanned,   ///< Follower: tensors with NaN or infinity in its part.
+  kNonfinite, ///< Leader: those of all parts.
   kSetup,     ///< Leader: run number, the probe's token.
   kSeen,      ///< Follower: whether it sees the probe.
   kRole,      ///< Leader: AssemblyRole, records to be checked against the files.

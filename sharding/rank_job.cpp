@@ -30,6 +30,17 @@ std::vector<ItemRecord> read_records(WireReader& in) {
   return records;
 }
 
+void write_tensors(WireWriter& out, std::span<const std::size_t> tensors) {
+  out.put(static_cast<std::uint64_t>(tensors.size()));
+  for (const std::size_t tensor : tensors) out.put(static_cast<std::uint64_t>(tensor));
+}
+
+std::vector<std::size_t> read_tensors(WireReader& in) {
+  std::vector<std::size_t> tensors(in.count(sizeof(std::uint64_t)));
+  for (std::size_t& tensor : tensors) tensor = in.get<std::uint64_t>();
+  return tensors;
+}
+
 void write_stats(WireWriter& out, const PipelineStats& stats) {
   out.put(stats.peak_buffer_bytes);
   out.put(stats.bytes_received);

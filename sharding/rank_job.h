@@ -16,6 +16,7 @@
 #include "sharding/plan.h"
 #include "sharding/resume.h"
 #include "sharding/runner.h"
+#include "sharding/scan.h"
 #include "sharding/work_queue.h"
 
 namespace halfquad {
@@ -35,10 +36,21 @@ struct RankJob {
   std::chrono::milliseconds keep_interval{1000};  ///< How often finished work is made durable.
 };
 
+/// Likewise of a search for NaN and infinity, which comes before the layout.
+struct RankScan {
+  FileSystem& fs;
+  const NonfiniteScan& scan;
+  int threads = 1;
+  ReadMode read_mode = ReadMode::kAuto;
+  Fingerprint fingerprint;  ///< Of the job as if nothing were found.
+};
+
 void write_fingerprint(WireWriter& out, const Fingerprint& fingerprint);
 [[nodiscard]] Fingerprint read_fingerprint(WireReader& in);
 void write_records(WireWriter& out, std::span<const ItemRecord> records);
 [[nodiscard]] std::vector<ItemRecord> read_records(WireReader& in);
+void write_tensors(WireWriter& out, std::span<const std::size_t> tensors);
+[[nodiscard]] std::vector<std::size_t> read_tensors(WireReader& in);
 void write_stats(WireWriter& out, const PipelineStats& stats);
 [[nodiscard]] PipelineStats read_stats(WireReader& in);
 

@@ -48,8 +48,8 @@ def shapes_of_layers(layers: int) -> dict:
     return shapes
 
 
-def write_model(folder: Path, shapes: dict) -> int:
-    """A checkpoint of one file; returns its weights' bytes."""
+def write_model(folder: Path, shapes: dict, sparse: bool = False) -> int:
+    """A checkpoint of one file, a hole of zeros if `sparse`; returns its weights' bytes."""
     header, sizes, end = {}, [], 0
     for name, shape in shapes.items():
         sizes.append(shape[0] * (shape[1] if len(shape) > 1 else 1))
@@ -61,6 +61,9 @@ def write_model(folder: Path, shapes: dict) -> int:
     rng = random.Random(7)
     with open(folder / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
+        if sparse:
+            file.truncate(file.tell() + end)
+            return end
         for size in sizes:
             file.write(bf16(rng, size))
     return end
@@ -105,7 +108,7 @@ class RanksTest(unittest.TestCase):
         cls.root = Path(tempfile.mkdtemp(prefix="halfquad-ranks-", dir=memory if roomy else None))
         cls.addClassCleanup(shutil.rmtree, cls.root, ignore_errors=True)
         cls.model = cls.root / "model"
-        cls.model_bytes = write_model(cls.model, cls.shapes())
+        cls.model_bytes = cls.write_model()
         cls.reference = cls.root / "reference"
         command = [OPTIONS.halfquad, "quantize", str(cls.model), str(cls.reference), *cls.OPTIONS_OF_ALL, *QUIET]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=DEADLINE)
@@ -118,6 +121,10 @@ class RanksTest(unittest.TestCase):
     @classmethod
     def shapes(cls) -> dict:
         return shapes_of_layers(cls.layers())
+
+    @classmethod
+    def write_model(cls) -> int:
+        return write_model(cls.model, cls.shapes())
 
     def setUp(self):
         self.out = self.root / "out"
@@ -133,6 +140,10 @@ class RanksTest(unittest.TestCase):
 
     def quantize(self, *more, model=None, out=None) -> list:
         return [OPTIONS.halfquad, "quantize", model or self.model, out or self.out, *self.OPTIONS_OF_ALL, *QUIET, *more]
+
+    @staticmethod
+    def two_programs(first: list, second: list) -> list:
+        return [OPTIONS.mpiexec, "-n", "1", *first, ":", "-n", "1", *second]
 
     @staticmethod
     def mpirun(ranks: int, command: list) -> list:
@@ -338,9 +349,6 @@ class SignalTest(RanksTest):
 
 class MistakeTest(RanksTest):
     LAYERS = 1
-
-    def two_programs(self, first: list, second: list) -> list:
-        return [OPTIONS.mpiexec, "-n", "1", *first, ":", "-n", "1", *second]
 
     def assert_untouched(self):
         self.assertFalse(self.out.exists())
