@@ -72,10 +72,11 @@ std::vector<AssemblyRole> assembly_roles(Assembly assembly, const std::vector<bo
     candidates.resize(files);
   }
   std::vector<AssemblyRole> roles(sees.size());
+  std::size_t senders = 0;
   for (std::size_t rank = 0; rank < sees.size(); ++rank) {
     const bool itself = assembly != Assembly::kGather && sees[rank];
     // With one writer a file, the file decides; otherwise senders are spread over the writers.
-    const std::size_t shift = assembly == Assembly::kGather ? 0 : rank;
+    const std::size_t shift = assembly == Assembly::kGather || itself ? 0 : senders++;
     for (std::size_t file = 0; file < files; ++file) {
       const int writer = itself ? static_cast<int>(rank) : candidates[(file + shift) % candidates.size()];
       roles[rank].writers.push_back(writer);

@@ -152,7 +152,9 @@ OutputLayout::OutputLayout(const Checkpoint& checkpoint, std::span<const Decisio
   std::map<std::string_view, std::size_t> modules;
   for (const Decision& decision : decisions) {
     const SourceTensor& tensor = checkpoint.tensors()[decision.source];
-    catalog.module = modules.try_emplace(module_of(tensor.name), modules.size()).first->second;
+    // Not module_of(): a bias is of the layer too.
+    const std::string_view module = std::string_view(tensor.name).substr(0, tensor.name.rfind('.'));
+    catalog.module = modules.try_emplace(module, modules.size()).first->second;
     if (decision.quantize()) {
       quantized_.push_back(add_quantized(catalog, tensor, decision, stored));
     } else {

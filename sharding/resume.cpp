@@ -67,12 +67,12 @@ std::string specs_digest(const OutputLayout& layout) {
   return digest_text(out);
 }
 
-/// Which tensor lies where.
+/// Where the modules, which come in the order of the source, are cut into files.
 std::string files_digest(const OutputLayout& layout) {
   WireWriter out;
-  for (std::size_t i = 0; i < layout.entries().size(); ++i) {
-    out.put(layout.file_of(i).name);
-    out.put(layout.entries()[i].begin);
+  for (const OutputFile& file : layout.files()) {
+    out.put(file.name);
+    out.put(static_cast<std::uint64_t>(layout.files().size() > 1 ? file.end - file.begin : 0));
   }
   return digest_text(out);
 }
