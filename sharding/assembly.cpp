@@ -92,7 +92,10 @@ AssemblyMemory assembly_memory(const AssemblyRole& role, int self, const Plan& p
   for (const WorkItem& item : plan.items) largest = std::max(largest, item.output_bytes);
   AssemblyMemory memory;
   if (role.sends(self)) memory.send = static_cast<std::uint64_t>(senders) * largest;
-  if (role.receives) memory.receive = std::max(largest, std::min(memory_bytes / 4, kMostReceiveBytes));
+  if (role.receives) {
+    const std::uint64_t rest = memory_bytes - std::min(memory_bytes, minimum_memory(plan) + memory.send);
+    memory.receive = std::max(largest, std::min({memory_bytes / 4, rest, kMostReceiveBytes}));
+  }
   return memory;
 }
 

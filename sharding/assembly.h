@@ -39,7 +39,8 @@ struct AssemblyRole {
 [[nodiscard]] std::vector<AssemblyRole> assembly_roles(Assembly assembly, const std::vector<bool>& sees,
                                                        std::size_t files);
 
-/// Memory that sending and receiving take out of a rank's budget. Bytes.
+/// Memory that sending and receiving take out of a rank's budget: no more than leaves its pipeline the least that it
+/// needs, as long as the largest result fits. Bytes.
 struct AssemblyMemory {
   std::uint64_t send = 0;     ///< Copies of what is on its way.
   std::uint64_t receive = 0;  ///< What has come and is not yet written.

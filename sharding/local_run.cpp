@@ -110,11 +110,9 @@ void LocalRun::open_store() {
       [this](std::exception_ptr error) { store_failed(std::move(error)); });
   if (!place_.role.receives) return;
   const int threads = receiving_threads(job_.run.threads);
-  const std::uint64_t budget =
-      assembly_memory(place_.role, place_.rank, job_.plan, kMostSenders, job_.run.memory_bytes).receive;
   receiver_ = std::make_unique<ItemReceiver>(
       *place_.files, *keeper_, outbox_,
-      ItemReceiver::Options{.budget_bytes = budget, .threads = threads, .trace = job_.run.trace},
+      ItemReceiver::Options{.budget_bytes = memory().receive, .threads = threads, .trace = job_.run.trace},
       [this](std::exception_ptr error) { store_failed(std::move(error)); });
 }
 
@@ -178,14 +176,15 @@ void LocalRun::run_pipeline() {
   HALFQUAD_REQUIRE(sender_.finish(), kInterrupted, "interrupted: the job was stopped");
 }
 
+AssemblyMemory LocalRun::memory() const {
+  return assembly_memory(place_.role, place_.rank, job_.plan, sending_threads(job_.run.threads), job_.run.memory_bytes);
+}
+
 // What sending and receiving need comes out of the same budget.
 RunOptions LocalRun::pipeline_options() const {
   RunOptions options = job_.run;
-  const bool sends = place_.role.sends(place_.rank);
-  if (sends) options.writers = sending_threads(options.threads);
-  const AssemblyMemory memory =
-      assembly_memory(place_.role, place_.rank, job_.plan, options.writers, options.memory_bytes);
-  const std::uint64_t taken = memory.send + memory.receive;
+  if (place_.role.sends(place_.rank)) options.writers = sending_threads(options.threads);
+  const std::uint64_t taken = memory().send + memory().receive;
   const std::uint64_t least = minimum_memory(job_.plan) + taken;
   HALFQUAD_REQUIRE(options.memory_bytes >= least, kOutOfMemory,
                    fmt::format("gathering results over ranks needs at least {} of buffers on this rank, but its budget "

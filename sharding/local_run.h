@@ -64,6 +64,7 @@ class LocalRun {
   void close_store();
   [[nodiscard]] std::optional<Error> store_error();
   void store_failed(std::exception_ptr error);
+  [[nodiscard]] AssemblyMemory memory() const;
   [[nodiscard]] RunOptions pipeline_options() const;
   [[nodiscard]] int writer_of(std::size_t entry) const {
     return place_.role.writers[job_.layout.contents()[entry].file];
