@@ -77,11 +77,13 @@ RankJob RanksOutput::job(const RanksRun& how, int rank) const {
               .checkpoint = model_.checkpoint(),
               .layout = model_.layout(),
               .plan = model_.plan(),
-              .partial = partial(),
+              .partial = odd.blind ? elsewhere() : partial(),
               .run = how.options,
               .schedule = how.schedule,
+              .assembly = how.assembly,
               .fingerprint = odd.fingerprint.value_or(how.fingerprint.value_or(fingerprint())),
               .keep_interval = std::chrono::milliseconds(5)};
+  if (odd.memory_bytes > 0) job.run.memory_bytes = odd.memory_bytes;
   if (odd.make_solver) job.run.make_solver = odd.make_solver;
   return job;
 }
@@ -116,7 +118,7 @@ RanksOutcome RanksOutput::run(const RanksRun& how) const {
         how.limits);
     try {
       outcome.result = leader.run(job(how, 0), directory.resumed(), progress);
-      outcome.file = get_file(weights());
+      outcome.file = model_.written(partial());
       leader.succeed();
     } catch (const Error& error) {
       outcome.error = error;
@@ -124,6 +126,7 @@ RanksOutcome RanksOutput::run(const RanksRun& how) const {
     }
     outcome.resume = leader.resume_facts();
     outcome.facts = leader.ranks();
+    outcome.assembly = leader.assembly();
   }
   threads.clear();
   outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -26,6 +26,9 @@ struct OddRank {
   bool mute = false;  ///< It does nothing, as if its process hung before it said a word.
   /// Its messages stop after so many were received, as if its machine were unplugged; 0: never.
   int unplugged_after = 0;
+  /// It is on a machine that does not see the output; what lies there instead is nothing, or an earlier job's.
+  bool blind = false;
+  std::uint64_t memory_bytes = 0;  ///< Its budget; 0: as the others'.
 };
 
 /// How to run a job whose ranks are threads.
@@ -33,6 +36,7 @@ struct RanksRun {
   int ranks = 1;
   RunOptions options;
   Schedule schedule = Schedule::kDynamic;
+  Assembly assembly = Assembly::kAuto;
   std::map<int, OddRank> odd = {};
   std::vector<StopFlag>* stops = nullptr;  ///< One per rank.
   JobLimits limits = {};
@@ -46,9 +50,10 @@ struct RanksOutcome {
   bool unanswered = false;                      ///< JobLeader::fail().
   double seconds = 0;
   RunResult result;
-  std::string file;  ///< The weight file of a complete job.
+  std::string file;  ///< The weight files of a complete job, one behind the other.
   ResumeFacts resume;
   std::vector<RankFacts> facts;
+  AssemblyFacts assembly;
   std::uint64_t weights_done = 0, source_bytes_done = 0, tensors_done = 0;
   std::vector<std::string> warnings;
   std::set<std::size_t> divided;  ///< Tensors of which a follower had a part of the tiles.
@@ -64,6 +69,9 @@ class RanksOutput {
 
   [[nodiscard]] Fingerprint fingerprint() const;
   [[nodiscard]] std::filesystem::path partial() const { return temp_.path() / "out.partial"; }
+  /// Where blind ranks believe it to be.
+  [[nodiscard]] std::filesystem::path elsewhere() const { return temp_.path() / "elsewhere" / "out.partial"; }
+  /// The only weight file.
   [[nodiscard]] std::filesystem::path weights() const { return partial() / kWeights; }
   [[nodiscard]] std::vector<std::filesystem::path> journals() const;
   /// Items the journals name, each once.

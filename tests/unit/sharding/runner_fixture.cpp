@@ -74,7 +74,8 @@ RunResult run_plan(FileSystem& fs, const Checkpoint& checkpoint, const OutputLay
 
 }  // namespace
 
-RunnerModel::RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<TestTensor>& kept, DType stored)
+RunnerModel::RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<TestTensor>& kept, DType stored,
+                         std::uint64_t max_shard_bytes)
     : fs_(make_posix_file_system()) {
   for (const ModelLayer& layer : layers) {
     const std::string name = layer.module + ".weight";
@@ -82,7 +83,7 @@ RunnerModel::RunnerModel(const std::vector<ModelLayer>& layers, const std::vecto
         {name, layer.dtype, {layer.rows, layer.cols}, heavy_weights(name, layer.dtype, layer.rows * layer.cols)});
   }
   source_.insert(source_.end(), kept.begin(), kept.end());
-  write_and_open(layers, stored);
+  write_and_open(layers, stored, max_shard_bytes);
 }
 
 RunnerModel::RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<std::string>& bytes, DType stored)
@@ -90,15 +91,15 @@ RunnerModel::RunnerModel(const std::vector<ModelLayer>& layers, const std::vecto
   for (std::size_t i = 0; i < layers.size(); ++i) {
     source_.push_back({layers[i].module + ".weight", layers[i].dtype, {layers[i].rows, layers[i].cols}, bytes.at(i)});
   }
-  write_and_open(layers, stored);
+  write_and_open(layers, stored, OutputLayout::kOneFile);
 }
 
-void RunnerModel::write_and_open(const std::vector<ModelLayer>& layers, DType stored) {
+void RunnerModel::write_and_open(const std::vector<ModelLayer>& layers, DType stored, std::uint64_t max_shard_bytes) {
   std::filesystem::create_directory(temp_.path() / "model");
   put_safetensors(source_path(), source_);
   checkpoint_ = std::make_unique<Checkpoint>(*fs_, source_path());
   const std::vector<Decision> decisions = decisions_for(*checkpoint_, layers);
-  layout_ = std::make_unique<OutputLayout>(*checkpoint_, decisions, stored);
+  layout_ = std::make_unique<OutputLayout>(*checkpoint_, decisions, stored, max_shard_bytes);
   plan_ = make_plan(*checkpoint_, *layout_);
 }
 
@@ -113,11 +114,17 @@ Ran RunnerModel::run(const RunOptions& options, FileSystem* faulty, const StopFl
     WeightFiles files(fs, folder, *layout_, WriteMode::kBuffered);
     ran.result = run_plan(fs, *checkpoint_, *layout_, plan_, files, options, progress, stop != nullptr ? *stop : never);
   }
-  ran.file = get_file(folder / kWeightsName);
+  ran.file = written(folder);
   ran.source_bytes_done = progress.source_bytes_done;
   ran.tensors_done = progress.tensors_done;
   ran.weights_done = progress.weights_done;
   return ran;
+}
+
+std::string RunnerModel::written(const std::filesystem::path& folder) const {
+  std::string all;
+  for (const OutputFile& file : layout_->files()) all += get_file(folder / file.name);
+  return all;
 }
 
 std::string_view RunnerModel::tensor_bytes(std::string_view file, const TensorEntry& entry) {

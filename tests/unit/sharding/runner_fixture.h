@@ -22,7 +22,7 @@ namespace halfquad::test {
 /// What one run of the pipeline left.
 struct Ran {
   RunResult result;
-  std::string file;  ///< All of the written file.
+  std::string file;  ///< All of the written files, one behind the other.
   std::uint64_t source_bytes_done = 0, tensors_done = 0, weights_done = 0;
 };
 
@@ -30,7 +30,8 @@ struct Ran {
 class RunnerModel {
  public:
   /// `stored`: dtype of scales and zeros. Kept tensors follow the layers in the file.
-  RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<TestTensor>& kept, DType stored = DType::kF16);
+  RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<TestTensor>& kept, DType stored = DType::kF16,
+              std::uint64_t max_shard_bytes = OutputLayout::kOneFile);
 
   /// The same with other bytes in the layers' tensors (one per layer, in their order).
   RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<std::string>& bytes, DType stored);
@@ -46,10 +47,12 @@ class RunnerModel {
   [[nodiscard]] const Plan& plan() const { return plan_; }
   [[nodiscard]] FileSystem& files() const { return *fs_; }
   [[nodiscard]] const std::vector<TestTensor>& source() const { return source_; }
+  /// The weight files in `folder`, one behind the other.
+  [[nodiscard]] std::string written(const std::filesystem::path& folder) const;
   [[nodiscard]] std::filesystem::path source_path() const { return temp_.path() / "model" / "model.safetensors"; }
 
  private:
-  void write_and_open(const std::vector<ModelLayer>& layers, DType stored);
+  void write_and_open(const std::vector<ModelLayer>& layers, DType stored, std::uint64_t max_shard_bytes);
 
   TempDir temp_;
   std::unique_ptr<FileSystem> fs_;
