@@ -23,6 +23,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using DF = hn::ScalableTag<float>;
 using DI = hn::RebindToSigned<DF>;
+using DU32 = hn::RebindToUnsigned<DF>;
 using DHalf = hn::Half<DF>;
 using DF64 = hn::Repartition<double, DF>;
 using VF = hn::Vec<DF>;

@@ -5,7 +5,8 @@
 
 namespace halfquad::simd {
 
-/// The weights of one vector of groups.
+/// The weights of one vector of groups. In the end the codes, as floats, take the place of `ws` or `clamped`, whichever
+/// they are derived from.
 struct WeightLanes {
   float* w = nullptr;        ///< Element k of all groups at k * lanes.
   float* ws = nullptr;       ///< w · S in the same order.

@@ -97,7 +97,8 @@ class SimdSolver final : public Solver {
       LoadLanes(block, first, set.count, scratch_, set.weights.w);
       if (HasNonfinite(set.weights.w, elems)) stats.nonfinite = true;
       ScaleWeights(set.weights.w, set.grid.S, elems, set.weights.ws);
-      record_errors(finish<Clamp::kYes>(block, set, qmax_v, rounded, target), set.count, 0, exact, stats.final_error);
+      record_errors(finish<Clamp::kYes>(block, set, set.weights.ws, qmax_v, rounded, target), set.count, 0, exact,
+                    stats.final_error);
       if (exact.CountVector()) flush(exact, 0, stats);
     }
     flush(exact, 0, stats);
@@ -178,6 +179,8 @@ class SimdSolver final : public Solver {
     set.count = rest < kLanes ? rest : kLanes;
     set.settled = 0;
     set.has_clamped = false;
+    set.calm_low = hn::Set(kDF, 1.0F);  // nothing is known yet
+    set.calm_high = hn::Zero(kDF);
     LoadLanes(block, first, set.count, scratch_, set.weights.w);
     VF lo, hi;
     if (HWY_UNLIKELY(FindRange(set.weights.w, elems, lo, hi))) return false;
@@ -192,8 +195,8 @@ class SimdSolver final : public Solver {
     StoreLanes(set.grid.s, set.count, target.scale + set.first);
     StoreLanes(set.grid.z, set.count, target.zero + set.first);
     const StoredGrid stored{RoundLanes(set.grid.s, request.stored), RoundLanes(set.grid.z, request.stored)};
-    const ErrorTerms terms = BoundStep(set.grid, qmax_v).clamp ? finish<Clamp::kYes>(block, set, qmax_v, stored, target)
-                                                               : finish<Clamp::kNo>(block, set, qmax_v, stored, target);
+    const ErrorTerms terms = IsCalm(set) ? finish<Clamp::kNo>(block, set, set.codes_from, qmax_v, stored, target)
+                                         : finish<Clamp::kYes>(block, set, set.weights.ws, qmax_v, stored, target);
     // A NaN among the weights shows in the sum of its group's errors.
     if (HWY_UNLIKELY(!hn::AllTrue(kDF, hn::Eq(terms.abs, terms.abs))) &&
         HasNonfinite(set.weights.w, static_cast<size_t>(block.group_elems))) {
@@ -204,13 +207,14 @@ class SimdSolver final : public Solver {
     return true;
   }
 
-  // Writes the codes of N groups and returns their errors.
+  // Writes the codes of N groups, which are left at `codes_from`, and returns their errors.
   template <Clamp kClamp>
-  ErrorTerms finish(const GroupBlock& block, const LaneSet& set, VF qmax_v, const StoredGrid& stored,
+  ErrorTerms finish(const GroupBlock& block, const LaneSet& set, float* codes_from, VF qmax_v, const StoredGrid& stored,
                     const SolveTarget& target) {
-    EncodeLanes<kClamp>(block, set, qmax_v, target);
-    const EncodedErrors<kClamp> errors{set.weights.w, set.weights.ws, set.grid.z, qmax_v, stored.s, stored.z};
-    return SumGroup(OrderOf(block), static_cast<size_t>(block.group_elems), errors);
+    const EncodedErrors<kClamp> errors{set.weights.w, codes_from, set.grid.z, qmax_v, stored.s, stored.z};
+    const ErrorTerms terms = SumGroup(OrderOf(block), static_cast<size_t>(block.group_elems), errors);
+    StoreCodes(block, set.first, set.count, codes_from, target);
+    return terms;
   }
 
   static void record_errors(const ErrorTerms& terms, size_t count, size_t first_slot, ExactLanes& exact,

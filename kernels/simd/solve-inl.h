@@ -6,6 +6,7 @@
 #define HALFQUAD_KERNELS_SIMD_SOLVE_INL_H_
 #endif
 
+#include "kernels/simd/codes-inl.h"
 #include "kernels/simd/power-inl.h"
 #include "kernels/simd/sums-inl.h"
 
@@ -31,31 +32,41 @@ struct Shrinkage {
   bool constant_power = false;  // p = 1: |e|^0
 };
 
-// Smallest and largest weight of each lane. -0 counts as less than +0, as in the reference. Returns whether a lane's
-// range is beyond fp32, which an infinity makes it; a NaN may go unnoticed.
-HWY_INLINE bool FindRange(const float* HWY_RESTRICT w, size_t elems, VF& lo, VF& hi) {
+// Smallest and largest weight of each lane, by comparing floats. -0 counts as less than +0, as in the reference.
+HWY_NOINLINE void CompareAll(const float* HWY_RESTRICT w, size_t elems, VF& lo, VF& hi) {
   VF smallest = hn::Load(kDF, w), largest = smallest, signs = smallest;
-  VF smallest2 = smallest, largest2 = smallest;  // two of each: a single one would wait for itself
-  size_t k = 1;
-  for (; k + 2 <= elems; k += 2) {
-    const VF x = hn::Load(kDF, w + k * kLanes), y = hn::Load(kDF, w + (k + 1) * kLanes);
-    smallest = hn::Min(smallest, x);
-    largest = hn::Max(largest, x);
-    smallest2 = hn::Min(smallest2, y);
-    largest2 = hn::Max(largest2, y);
-    signs = hn::Or3(signs, x, y);
-  }
-  if (k < elems) {
+  for (size_t k = 1; k < elems; ++k) {
     const VF x = hn::Load(kDF, w + k * kLanes);
     smallest = hn::Min(smallest, x);
     largest = hn::Max(largest, x);
     signs = hn::Or(signs, x);
   }
-  smallest = hn::Min(smallest, smallest2);
-  largest = hn::Max(largest, largest2);
   const VF signed_zero = hn::And(signs, hn::Set(kDF, -0.0F));
   lo = hn::IfThenElse(hn::Eq(smallest, hn::Zero(kDF)), signed_zero, smallest);
   hi = largest;
+}
+
+// Smallest and largest weight of each lane, -0 less than +0. Returns whether a lane's range is beyond fp32, which an
+// infinity makes it; a NaN may go unnoticed.
+// Among the bits of floats of both signs the largest signed integer is the largest float, and the largest unsigned one
+// the smallest float. Integers can be compared on every pipe, floats on half of them.
+HWY_INLINE bool FindRange(const float* HWY_RESTRICT w, size_t elems, VF& lo, VF& hi) {
+  const DU32 du;
+  const DI di;
+  auto as_unsigned = hn::BitCast(du, hn::Load(kDF, w));
+  auto as_signed = hn::BitCast(di, as_unsigned);
+  for (size_t k = 1; k < elems; ++k) {
+    const auto x = hn::BitCast(du, hn::Load(kDF, w + k * kLanes));
+    as_unsigned = hn::Max(as_unsigned, x);
+    as_signed = hn::Max(as_signed, hn::BitCast(di, x));
+  }
+  const auto both_signs = hn::AndNot(as_signed, hn::BitCast(di, as_unsigned));
+  if (HWY_LIKELY(hn::AllTrue(di, hn::Lt(both_signs, hn::Zero(di))))) {
+    lo = hn::BitCast(kDF, as_unsigned);
+    hi = hn::BitCast(kDF, as_signed);
+  } else {
+    CompareAll(w, elems, lo, hi);
+  }
   return !hn::AllTrue(kDF, hn::Le(hn::Sub(hi, lo), hn::Set(kDF, std::numeric_limits<float>::max())));
 }
 
@@ -144,25 +155,29 @@ struct ShrinkStep {
   }
 };
 
-// What N lanes can be told about a step from their smallest and largest weight alone, since w·S + z is monotonic in w.
+// What N lanes can be told about steps whose z lies within [low, high] from their smallest and largest weight alone:
+// w·S + z is monotonic in w and in z, its roundings too, so the borders decide.
 struct StepBounds {
   bool clamp;      // some code may fall outside 0..qmax before clamping
   VF error_bound;  // no |e| of the lane is larger, roundings included
 };
 
-HWY_INLINE StepBounds BoundStep(const Grid& grid, VF qmax) {
+HWY_INLINE StepBounds BoundSteps(const Grid& grid, VF low, VF high, VF qmax) {
   const VF zero = hn::Zero(kDF);
-  const VF below = hn::Add(grid.lo_S, grid.z);
-  const VF above = hn::Add(grid.hi_S, grid.z);
+  const VF below = hn::Add(grid.lo_S, low);
+  const VF above = hn::Add(grid.hi_S, high);
   StepBounds bounds;
   bounds.clamp = !hn::AllTrue(kDF, hn::And(hn::Ge(hn::Round(below), zero), hn::Le(hn::Round(above), qmax)));
   const VF outside = hn::Max(hn::Neg(below), hn::Sub(above, qmax));
   const VF steps = hn::Max(outside, hn::Set(kDF, 0.5F));
-  const VF largest = hn::Add(grid.magnitude, hn::Mul(hn::Add(qmax, hn::Abs(grid.z)), grid.s));
+  const VF largest_z = hn::Max(hn::Abs(low), hn::Abs(high));
+  const VF largest = hn::Add(grid.magnitude, hn::Mul(hn::Add(qmax, largest_z), grid.s));
   bounds.error_bound =
       hn::Add(hn::Mul(hn::Mul(steps, grid.s), hn::Set(kDF, 1.0001F)), hn::Mul(largest, hn::Set(kDF, 0x1p-20F)));
   return bounds;
 }
+
+HWY_INLINE StepBounds BoundStep(const Grid& grid, VF qmax) { return BoundSteps(grid, grid.z, grid.z, qmax); }
 
 // N groups being solved.
 struct LaneSet {
@@ -172,6 +187,10 @@ struct LaneSet {
   size_t settled;                // steps after which z was final; the number of steps until that is noticed
   VF clamped_low, clamped_high;  // what weights.clamped was clamped to
   bool has_clamped;
+  // What a look at the last z found to hold for every z within [calm_low, calm_high], which are empty if nothing did:
+  // the rounded codes_from + z are the codes, and the shrinkage is zero up to the last step.
+  VF calm_low, calm_high;
+  float* codes_from;
 };
 
 // Whether clamping w·S to low..high and adding z gives, rounded, the same codes as clamping afterwards. The borders
@@ -184,7 +203,7 @@ HWY_INLINE bool ClampsAlike(VF low, VF high, VF z, VF qmax) {
 
 // Where the codes of a step that needs clamping can be had without: two operations less for every element. z moves
 // little from step to step, so weights clamped once serve most of them. Null when z is too large for that.
-HWY_INLINE const float* ClampedWeights(LaneSet& set, size_t elems, VF qmax) {
+HWY_INLINE float* ClampedWeights(LaneSet& set, size_t elems, VF qmax) {
   const VF z = set.grid.z;
   if (set.has_clamped && ClampsAlike(set.clamped_low, set.clamped_high, z, qmax)) return set.weights.clamped;
   set.clamped_low = hn::Neg(z);
@@ -203,29 +222,38 @@ HWY_INLINE bool SameBits(VF a, VF b) {
   return hn::AllTrue(di, hn::Eq(hn::BitCast(di, a), hn::BitCast(di, b)));
 }
 
-// One step of N groups: sums of q - (w - x)·S, and of |e| when wanted.
+// How a step has to be computed.
+enum class StepKind { kPlain, kClamp, kShrink };
+
+// Sums of one step of N groups: of q - (w - x)·S, and of |e| when wanted.
 template <Errors kErrors>
-HWY_INLINE Sums<2> RunStep(Order order, size_t elems, LaneSet& set, VF qmax, const StepBounds& bounds,
+HWY_INLINE Sums<2> RunStep(Order order, size_t elems, const LaneSet& set, StepKind kind, VF qmax,
                            const StepConstants& step, const Shrinkage& shrinkage) {
   const simd::WeightLanes& weights = set.weights;
   const Grid& grid = set.grid;
-  const VF threshold = hn::Set(kDF, step.inert_threshold);
-  Sums<2> total;
-  if (HWY_UNLIKELY(!hn::AllTrue(kDF, hn::Le(bounds.error_bound, threshold)))) {
-    const ShrinkStep visit{weights.w, weights.ws, grid.z, grid.s, grid.S, qmax, threshold, hn::Set(kDF, step.inv_beta),
+  const Order general = order == Order::kStrided ? order : Order::kConsecutive;
+  if (HWY_UNLIKELY(kind == StepKind::kShrink)) {
+    const ShrinkStep visit{weights.w,
+                           weights.ws,
+                           grid.z,
+                           grid.s,
+                           grid.S,
+                           qmax,
+                           hn::Set(kDF, step.inert_threshold),
+                           hn::Set(kDF, step.inv_beta),
                            shrinkage};
-    return SumGroup(order == Order::kStrided ? order : Order::kConsecutive, elems, visit);
+    return SumGroup(general, elems, visit);
   }
   constexpr int kSums = PlainStep<Clamp::kNo, kErrors>::kSums;
   Sums<kSums> sums;
-  const float* codes_from = bounds.clamp ? ClampedWeights(set, elems, qmax) : weights.ws;
-  if (HWY_UNLIKELY(codes_from == nullptr)) {
+  if (HWY_UNLIKELY(kind == StepKind::kClamp)) {
     const PlainStep<Clamp::kYes, kErrors> visit{weights.w, weights.ws, weights.ws, grid.z, grid.s, qmax};
-    sums = SumGroup(order == Order::kStrided ? order : Order::kConsecutive, elems, visit);
+    sums = SumGroup(general, elems, visit);
   } else {
-    const PlainStep<Clamp::kNo, kErrors> visit{weights.w, weights.ws, codes_from, grid.z, grid.s, qmax};
+    const PlainStep<Clamp::kNo, kErrors> visit{weights.w, weights.ws, set.codes_from, grid.z, grid.s, qmax};
     sums = SumGroup(order, elems, visit);
   }
+  Sums<2> total;
   total.x[0] = sums.x[0];
   total.x[1] = kErrors == Errors::kYes ? sums.x[kSums - 1] : hn::Zero(kDF);
   return total;
@@ -239,18 +267,63 @@ struct StepPlan {
   bool exit_at_fixed_point = true;
 };
 
+// Notes for which z around the present one the steps stay as they are: as long as no code moves by half a step, that
+// is most of the time.
+HWY_INLINE void FindCalm(LaneSet& set, bool clamped, VF qmax, VF last_threshold) {
+  const VF almost_half = hn::Set(kDF, 0.499F);
+  const Grid& grid = set.grid;
+  const VF low = hn::Sub(hn::Neg(clamped ? set.clamped_low : grid.lo_S), almost_half);
+  const VF high = hn::Add(clamped ? hn::Neg(set.clamped_low) : hn::Sub(qmax, grid.hi_S), almost_half);
+  const StepBounds bounds = BoundSteps(grid, low, high, qmax);
+  const bool same_codes = clamped ? ClampsAlike(set.clamped_low, set.clamped_high, low, qmax) &&
+                                        ClampsAlike(set.clamped_low, set.clamped_high, high, qmax)
+                                  : !bounds.clamp;
+  if (!same_codes || !hn::AllTrue(kDF, hn::Le(bounds.error_bound, last_threshold))) return;
+  set.calm_low = low;
+  set.calm_high = high;
+}
+
+HWY_INLINE bool IsCalm(const LaneSet& set) {
+  return hn::AllTrue(kDF, hn::And(hn::Ge(set.grid.z, set.calm_low), hn::Le(set.grid.z, set.calm_high)));
+}
+
+// Decides how to compute a step from its z. Returns whether the shrinkage is zero up to the last step should z repeat.
+HWY_INLINE bool LookAtStep(LaneSet& set, size_t elems, VF qmax, VF threshold, VF last_threshold, StepKind& kind) {
+  const StepBounds bounds = BoundStep(set.grid, qmax);
+  set.calm_low = hn::Set(kDF, 1.0F);
+  set.calm_high = hn::Zero(kDF);
+  if (HWY_UNLIKELY(!hn::AllTrue(kDF, hn::Le(bounds.error_bound, threshold)))) {
+    kind = StepKind::kShrink;
+  } else {
+    set.codes_from = bounds.clamp ? ClampedWeights(set, elems, qmax) : set.weights.ws;
+    kind = set.codes_from == nullptr ? StepKind::kClamp : StepKind::kPlain;
+    if (kind == StepKind::kPlain) FindCalm(set, bounds.clamp, qmax, last_threshold);
+  }
+  return hn::AllTrue(kDF, hn::Le(bounds.error_bound, last_threshold));
+}
+
+// Sum of N groups over their size. Where both are exact, the product is faster.
+HWY_INLINE VF MeanOf(VF sum, size_t elems) {
+  const float size = static_cast<float>(elems);
+  if (HWY_LIKELY((elems & (elems - 1)) == 0)) return hn::Mul(sum, hn::Set(kDF, 1.0F / size));
+  return hn::Div(sum, hn::Set(kDF, size));
+}
+
 // One step of N groups: adds the errors before it to slot t of `exact` and updates z.
 template <Errors kErrors>
 HWY_INLINE void StepLanes(const StepPlan& plan, size_t t, Order order, size_t elems, VF qmax, LaneSet& set,
                           ExactLanes& exact, ExactSum* step_abs) {
-  const StepBounds bounds = BoundStep(set.grid, qmax);
-  const Sums<2> sums = RunStep<kErrors>(order, elems, set, qmax, bounds, plan.steps[t], plan.shrinkage);
-  if constexpr (kErrors == Errors::kYes) exact.Add(t, sums.x[1], set.count, step_abs[t]);
-  const VF z = hn::Div(sums.x[0], hn::Set(kDF, static_cast<float>(elems)));
+  StepKind kind = StepKind::kPlain;
+  bool inert = true;
   // The thresholds fall from step to step: what is inert under the last one repeats itself once z does.
-  const VF last_threshold = hn::Set(kDF, plan.steps[plan.iters - 1].inert_threshold);
-  if (plan.exit_at_fixed_point && SameBits(z, set.grid.z) &&
-      hn::AllTrue(kDF, hn::Le(bounds.error_bound, last_threshold))) {
+  if (HWY_UNLIKELY(!IsCalm(set))) {
+    inert = LookAtStep(set, elems, qmax, hn::Set(kDF, plan.steps[t].inert_threshold),
+                       hn::Set(kDF, plan.steps[plan.iters - 1].inert_threshold), kind);
+  }
+  const Sums<2> sums = RunStep<kErrors>(order, elems, set, kind, qmax, plan.steps[t], plan.shrinkage);
+  if constexpr (kErrors == Errors::kYes) exact.Add(t, sums.x[1], set.count, step_abs[t]);
+  const VF z = MeanOf(sums.x[0], elems);
+  if (plan.exit_at_fixed_point && inert && SameBits(z, set.grid.z)) {
     set.settled = t;
     if constexpr (kErrors == Errors::kYes) {
       for (size_t u = t + 1; u < plan.iters; ++u) exact.Add(u, sums.x[1], set.count, step_abs[u]);
@@ -294,16 +367,20 @@ HWY_INLINE ErrorTerms TermsOfError(VF weight, VF q, VF stored_s, VF stored_z) {
   return {a, hn::Mul(e, e), hn::Mul(weight, weight), a};
 }
 
-// Errors of codes still to be derived from w·S + z ...
+// Errors of codes still to be derived, which take the place of what they are derived from: w·S or its clamped form ...
+// The weight is read before the code is written, and the compiler, which is not told that they lie apart, keeps it so:
+// a read right behind a write that lies a multiple of 4 KiB away may have to wait for it.
 template <Clamp kClamp>
 struct EncodedErrors {
-  const float* HWY_RESTRICT w;
-  const float* HWY_RESTRICT ws;
+  const float* w;
+  float* codes;
   VF z, qmax, stored_s, stored_z;
   HWY_INLINE ErrorTerms operator()(size_t k) const {
-    VF q = hn::Round(hn::Add(hn::Load(kDF, ws + k * kLanes), z));
+    const VF weight = hn::Load(kDF, w + k * kLanes);
+    VF q = hn::Round(hn::Add(hn::Load(kDF, codes + k * kLanes), z));
     if constexpr (kClamp == Clamp::kYes) q = hn::Min(hn::Max(q, hn::Zero(kDF)), qmax);
-    return TermsOfError(hn::Load(kDF, w + k * kLanes), q, stored_s, stored_z);
+    hn::Store(q, kDF, codes + k * kLanes);
+    return TermsOfError(weight, q, stored_s, stored_z);
   }
 };
 
@@ -316,87 +393,6 @@ struct GivenErrors {
     return TermsOfError(hn::Load(kDF, w + k * kLanes), hn::Load(kDF, codes + k * kLanes), stored_s, stored_z);
   }
 };
-
-// N codes as bytes. Adding 1.5·2^23 rounds to an integer, ties to even, and leaves it in the low bits; clamping to
-// whole numbers before or after rounding is the same.
-template <Clamp kClamp>
-HWY_INLINE auto CodesOf(VF wS, VF z, VF qmax) {
-  const hn::Rebind<uint8_t, DF> d8;
-  const hn::RebindToUnsigned<DF> d32;
-  VF u = hn::Add(wS, z);
-  if constexpr (kClamp == Clamp::kYes) u = hn::Min(hn::Max(u, hn::Zero(kDF)), qmax);
-  return hn::TruncateTo(d8, hn::BitCast(d32, AddOnMulPipe(u, hn::Set(kDF, 12582912.0F))));
-}
-
-// Codes of one group of consecutive elements.
-template <DType kType, Clamp kClamp>
-HWY_INLINE void EncodeRow(const std::byte* HWY_RESTRICT row, size_t elems, float S, float z, VF qmax,
-                          std::uint8_t* HWY_RESTRICT codes) {
-  const hn::Rebind<uint8_t, DF> d8;
-  const size_t bytes = static_cast<size_t>(bytes_of(kType));
-  const VF scale = hn::Set(kDF, S), zero = hn::Set(kDF, z);
-  size_t k = 0;
-  for (; k + kLanes <= elems; k += kLanes) {
-    const VF w = DecodeVector<kType>(row + k * bytes);
-    hn::StoreU(CodesOf<kClamp>(hn::Mul(w, scale), zero, qmax), d8, codes + k);
-  }
-  if (k < elems) {
-    HWY_ALIGN float rest[kLanes] = {};
-    HWY_ALIGN uint8_t tail[kLanes];
-    DecodeTail(row + k * bytes, kType, elems - k, rest);
-    hn::StoreU(CodesOf<kClamp>(hn::Mul(hn::Load(kDF, rest), scale), zero, qmax), d8, tail);
-    for (size_t i = 0; k < elems; ++i, ++k) codes[k] = tail[i];
-  }
-}
-
-template <DType kType, Clamp kClamp>
-HWY_INLINE void EncodeConsecutive(const GroupBlock& block, size_t first, size_t count, VF S, VF z, VF qmax,
-                                  const SolveTarget& target) {
-  HWY_ALIGN float each_S[kLanes], each_z[kLanes];
-  hn::Store(S, kDF, each_S);
-  hn::Store(z, kDF, each_z);
-  const size_t group_bytes = static_cast<size_t>(block.group_stride * bytes_of(kType));
-  for (size_t lane = 0; lane < count; ++lane) {
-    std::uint8_t* codes = target.codes + (first + lane) * static_cast<size_t>(target.group_stride);
-    EncodeRow<kType, kClamp>(block.data + (first + lane) * group_bytes, static_cast<size_t>(block.group_elems),
-                             each_S[lane], each_z[lane], qmax, codes);
-  }
-}
-
-// The same for groups whose elements lie apart, from w·S of N groups.
-template <Clamp kClamp>
-HWY_INLINE void EncodeStrided(size_t elems, size_t first, size_t count, const float* HWY_RESTRICT ws, VF z, VF qmax,
-                              const SolveTarget& target) {
-  const hn::Rebind<uint8_t, DF> d8;
-  for (size_t k = 0; k < elems; ++k) {
-    const auto bytes = CodesOf<kClamp>(hn::Load(kDF, ws + k * kLanes), z, qmax);
-    std::uint8_t* codes = target.codes + k * static_cast<size_t>(target.element_stride) + first;
-    if (count == kLanes) {
-      hn::StoreU(bytes, d8, codes);
-    } else {
-      HWY_ALIGN uint8_t tail[kLanes];
-      hn::StoreU(bytes, d8, tail);
-      for (size_t lane = 0; lane < count; ++lane) codes[lane] = tail[lane];
-    }
-  }
-}
-
-// Codes of N groups whose z is final.
-template <Clamp kClamp>
-HWY_INLINE void EncodeLanes(const GroupBlock& block, const LaneSet& set, VF qmax, const SolveTarget& target) {
-  const size_t first = set.first, count = set.count;
-  const VF S = set.grid.S, z = set.grid.z;
-  if (block.element_stride != 1) {
-    return EncodeStrided<kClamp>(static_cast<size_t>(block.group_elems), first, count, set.weights.ws, z, qmax, target);
-  }
-  if (block.dtype == DType::kBF16)
-    return EncodeConsecutive<DType::kBF16, kClamp>(block, first, count, S, z, qmax, target);
-  if (block.dtype == DType::kF16)
-    return EncodeConsecutive<DType::kF16, kClamp>(block, first, count, S, z, qmax, target);
-  if (block.dtype == DType::kF64)
-    return EncodeConsecutive<DType::kF64, kClamp>(block, first, count, S, z, qmax, target);
-  return EncodeConsecutive<DType::kF32, kClamp>(block, first, count, S, z, qmax, target);
-}
 
 HWY_INLINE void StoreLanes(VF values, size_t count, float* out) {
   if (count == kLanes) {
