@@ -16,11 +16,6 @@ std::int64_t microseconds(Trace::Clock::duration duration) {
   return std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
 }
 
-std::int64_t unix_microseconds() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-
 /// `text` as a JSON string. Names of tensors are any UTF-8; anything else is escaped by quoted() first.
 std::string json_string(const std::string& text) {
   std::string out = "\"";
@@ -36,6 +31,11 @@ std::string json_string(const std::string& text) {
 }
 
 }  // namespace
+
+std::int64_t unix_microseconds() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
 
 Trace::Trace(int rank) : rank_(rank), epoch_us_(unix_microseconds()), start_(Clock::now()) {}
 

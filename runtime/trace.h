@@ -8,6 +8,9 @@
 
 namespace halfquad {
 
+/// This machine's wall clock: microseconds since the Unix epoch.
+[[nodiscard]] std::int64_t unix_microseconds();
+
 /// A time line of what every lane (thread) of every rank did, for chrome://tracing, Perfetto and the like. Thread-safe.
 class Trace {
  public:

@@ -8,7 +8,6 @@
 #include <thread>
 #include <utility>
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include "runtime/check.h"
@@ -115,9 +114,7 @@ std::optional<Error> JobFollower::run(const RankJob& job) {
 }
 
 std::optional<Error> JobFollower::fail(const Error& error) {
-  WireWriter out;
-  write_outcome(out, {error, {}});
-  outbox_.post(message_to(kLeader, Tag::kEnded, out));
+  post_ended({error, {}});
   return wait_for_bye();
 }
 
@@ -225,15 +222,10 @@ void JobFollower::run_pipeline(const RankJob& job, const LocalRun::Place& place)
       if (local.ended() && !std::exchange(told, true)) {
         post_progress();
         post_trace(job);
-        WireWriter out;
-        write_outcome(out, local.outcome());
-        outbox_.post(message_to(kLeader, Tag::kEnded, out));
+        post_ended(local.outcome());
       }
       if (told && stop_.requested() && !std::exchange(told_stop, true)) {  // its own work is done, but not the job's
-        WireWriter out;
-        write_outcome(out,
-                      {Error(ErrorCode::kInterrupted, "interrupted: a stop was requested"), local.outcome().stats});
-        outbox_.post(message_to(kLeader, Tag::kEnded, out));
+        post_ended({Error(ErrorCode::kInterrupted, "interrupted: a stop was requested"), local.outcome().stats});
       }
       std::optional<Message> message = next_message();
       if (!message || local.take(*message)) continue;
@@ -290,7 +282,7 @@ std::optional<Message> JobFollower::next_message() {
   HALFQUAD_REQUIRE(now - heard_ < limits_.silence, kIo,
                    fmt::format("rank 0 has been silent for {}: its process or node is gone; run the same command again "
                                "to continue",
-                               limits_.silence));
+                               seconds_text(limits_.silence)));
   std::this_thread::sleep_for(kPause);
   return message;
 }
@@ -301,11 +293,20 @@ void JobFollower::flush() {
 
 void JobFollower::post_progress() {
   WireWriter out;
+  out.put(unix_microseconds() + limits_.clock_ahead.count());
   out.put(progress_.bytes_read.load());
   out.put(progress_.bytes_written.load());
   out.put(progress_.weights_done.load());
   out.put(progress_.source_bytes_done.load());
   outbox_.post(message_to(kLeader, Tag::kProgress, out));
+}
+
+// With its host: it may never have come to say hello.
+void JobFollower::post_ended(const RankOutcome& outcome) {
+  WireWriter out;
+  out.put(host_);
+  write_outcome(out, outcome);
+  outbox_.post(message_to(kLeader, Tag::kEnded, out));
 }
 
 void JobFollower::take_bye(const Message& message) {

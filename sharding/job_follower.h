@@ -47,6 +47,7 @@ class JobFollower {
   [[nodiscard]] std::optional<Message> next_message();
   void flush();
   void post_progress();
+  void post_ended(const RankOutcome& outcome);
   [[nodiscard]] std::optional<Error> wait_for_bye();
   void take_bye(const Message& message);
 

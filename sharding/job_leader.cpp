@@ -1,10 +1,10 @@
 #include "sharding/job_leader.h"
 
 #include <algorithm>
+#include <cmath>
 #include <thread>
 #include <utility>
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include "io/output_directory.h"
@@ -236,6 +236,7 @@ void JobLeader::handle(Message& message) {
       for (const ItemRecord& record : read_records(in)) add_record(record);
       return;
     case Tag::kProgress:
+      took_clock(rank, in.get<std::int64_t>());
       in.get(peer.bytes_read);
       in.get(peer.bytes_written);
       in.get(peer.weights);
@@ -245,7 +246,7 @@ void JobLeader::handle(Message& message) {
       facts.weights = peer.weights;
       return;
     case Tag::kTrace:
-      if (trace_ != nullptr) trace_->add(read_events(in));
+      if (trace_ != nullptr) trace_->add(by_own_clock(rank, read_events(in)));
       return;
     case Tag::kEnded:
       took_ended(rank, message);
@@ -284,6 +285,26 @@ void JobLeader::took_hello(int rank, WireReader in) {
                                                              name_of_rank(rank), different)));
 }
 
+// A message that took long makes the sender's clock seem late: the earliest-looking of several is nearest to the truth.
+void JobLeader::took_clock(int rank, std::int64_t theirs) {
+  constexpr int kEnough = 4;
+  constexpr double kWorthAWarning = 2e6;
+  Peer& peer = peers_[static_cast<std::size_t>(rank)];
+  const std::int64_t ahead = theirs - (unix_microseconds() + limits_.clock_ahead.count());
+  peer.clock_ahead_us = peer.clocks_seen++ == 0 ? ahead : std::max(peer.clock_ahead_us, ahead);
+  const auto apart = static_cast<double>(peer.clock_ahead_us);
+  if (peer.clocks_seen != kEnough || std::abs(apart) < kWorthAWarning) return;
+  warn_(
+      fmt::format("the clock of {} is {:.1f} s {} that of rank 0; nothing in the job depends on it, but times of files "
+                  "and logs will not agree",
+                  name_of_rank(rank), std::abs(apart) / 1e6, apart > 0 ? "ahead of" : "behind"));
+}
+
+std::vector<Trace::Event> JobLeader::by_own_clock(int rank, std::vector<Trace::Event> events) const {
+  for (Trace::Event& event : events) event.start_us -= peers_[static_cast<std::size_t>(rank)].clock_ahead_us;
+  return events;
+}
+
 void JobLeader::answer_want(int rank) {
   const std::optional<ItemRange> range = first_error_ ? std::nullopt : next_items(rank);
   WireWriter out;
@@ -295,6 +316,7 @@ void JobLeader::answer_want(int rank) {
 
 void JobLeader::took_ended(int rank, const Message& message) {
   WireReader in(message.data);
+  in.get(facts_[static_cast<std::size_t>(rank)].host);
   const RankOutcome outcome = read_outcome(in);
   peers_[static_cast<std::size_t>(rank)].ended = true;
   facts_[static_cast<std::size_t>(rank)].stats = outcome.stats;
@@ -340,9 +362,9 @@ void JobLeader::check_silence() {
   for (std::size_t rank = 1; rank < peers_.size(); ++rank) {
     if (peers_[rank].ended || now - peers_[rank].heard < limits_.silence) continue;
     peers_[rank].lost = true;
-    note_failure(kNobody,
-                 Error(ErrorCode::kInterrupted, fmt::format("{} has been silent for {}: its process or node is gone",
-                                                            name_of_rank(static_cast<int>(rank)), limits_.silence)));
+    note_failure(kNobody, Error(ErrorCode::kInterrupted,
+                                fmt::format("{} has been silent for {}: its process or node is gone",
+                                            name_of_rank(static_cast<int>(rank)), seconds_text(limits_.silence))));
   }
 }
 

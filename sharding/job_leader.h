@@ -78,6 +78,8 @@ class JobLeader {
     bool greeted = false, scanned = false, looked = false, checked = false, idle = false, ended = false, lost = false;
     bool sees = false;  // the output's file system
     std::chrono::steady_clock::time_point heard;
+    std::int64_t clock_ahead_us = 0;  // of its wall clock, before rank 0's
+    int clocks_seen = 0;
     std::uint64_t bytes_read = 0, bytes_written = 0, weights = 0, source_bytes = 0;
   };
 
@@ -107,6 +109,8 @@ class JobLeader {
   void handle(Message& message);
   void took_hello(int rank, WireReader in);
   void took_ended(int rank, const Message& message);
+  void took_clock(int rank, std::int64_t theirs);
+  [[nodiscard]] std::vector<Trace::Event> by_own_clock(int rank, std::vector<Trace::Event> events) const;
   void answer_want(int rank);
   bool pump();
   void wait_until(const std::function<bool()>& done);

@@ -1,5 +1,7 @@
 #include "sharding/rank_job.h"
 
+#include <fmt/format.h>
+
 namespace halfquad {
 
 void write_fingerprint(WireWriter& out, const Fingerprint& fingerprint) {
@@ -84,6 +86,10 @@ std::vector<Trace::Event> read_events(WireReader& in) {
     in.get(event.duration_us);
   }
   return events;
+}
+
+std::string seconds_text(std::chrono::milliseconds time) {
+  return fmt::format("{:.3g} s", std::chrono::duration<double>(time).count());
 }
 
 void write_outcome(WireWriter& out, const RankOutcome& outcome) {

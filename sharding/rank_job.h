@@ -65,6 +65,9 @@ struct RankOutcome {
 void write_outcome(WireWriter& out, const RankOutcome& outcome);
 [[nodiscard]] RankOutcome read_outcome(WireReader& in);
 
+/// "120 s": for messages.
+[[nodiscard]] std::string seconds_text(std::chrono::milliseconds time);
+
 /// How long ranks wait for each other.
 struct JobLimits {
   std::chrono::milliseconds silence{120'000};  ///< A rank that nothing was heard of for this long is taken for dead.
@@ -72,6 +75,7 @@ struct JobLimits {
   std::chrono::milliseconds probe{3'000};      ///< How long a rank looks for rank 0's files before it takes them for
                                                ///< out of its sight.
   std::chrono::milliseconds wind_up{5'000};    ///< How long a leader waits for the others after an error.
+  std::chrono::microseconds clock_ahead{0};    ///< Added to this rank's wall clock: for tests.
 };
 
 }  // namespace halfquad

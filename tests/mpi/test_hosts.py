@@ -106,7 +106,7 @@ class JobTest(HostsTest):
         with open(file, "r+b") as shortened:
             shortened.truncate(self.model_bytes // 2)
         error = self.run_to_end(self.over(self.hosts.names, self.quantize(model=model)), BAD_INPUT)
-        self.assert_one_error_line(error, "rank 3", "/model.safetensors")
+        self.assert_one_error_line(error, "rank 3", "h3", "/model.safetensors")
         self.assert_untouched()
 
 

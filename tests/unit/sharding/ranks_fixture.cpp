@@ -65,6 +65,12 @@ OddRank odd_rank(const RanksRun& how, int rank) {
   return found == how.odd.end() ? OddRank{} : found->second;
 }
 
+JobLimits limits_of(const RanksRun& how, int rank) {
+  JobLimits limits = how.limits;
+  limits.clock_ahead = odd_rank(how, rank).clock_ahead;
+  return limits;
+}
+
 }  // namespace
 
 Fingerprint RanksOutput::fingerprint() const {
@@ -107,7 +113,7 @@ RanksOutcome RanksOutput::run(const RanksRun& how) const {
     if (odd_rank(how, rank).mute) continue;
     threads.emplace_back([&, rank] {
       const auto at = static_cast<std::size_t>(rank);
-      outcome.followers[at - 1] = follow(*communicators[at], job(how, rank), stops[at], how.limits);
+      outcome.followers[at - 1] = follow(*communicators[at], job(how, rank), stops[at], limits_of(how, rank));
     });
   }
 

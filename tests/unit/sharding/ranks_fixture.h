@@ -23,6 +23,7 @@ struct OddRank {
   FileSystem* fs = nullptr;
   std::optional<Fingerprint> fingerprint = {};
   std::function<std::unique_ptr<Solver>()> make_solver = {};
+  std::chrono::microseconds clock_ahead{0};
   bool mute = false;  ///< It does nothing, as if its process hung before it said a word.
   /// Its messages stop after so many were received, as if its machine were unplugged; 0: never.
   int unplugged_after = 0;

@@ -497,6 +497,24 @@ TEST(JobRanks, ARankWithAnotherJobIsRefusedNamingItAndTheDifference) {
   EXPECT_FALSE(std::filesystem::exists(output.weights()));
 }
 
+TEST(JobRanksRefusals, AClockThatDisagreesIsNamedAndChangesNothing) {
+  const Model& model = few_layers();
+  const RanksOutput output(model.model);
+  // Slow enough for several signs of life.
+  const RunOptions options = run_options(1, 64 * kMiB, [] {
+    return std::make_unique<HookedSolver>([] { std::this_thread::sleep_for(std::chrono::milliseconds(1)); });
+  });
+
+  const RanksOutcome job = output.run({.ranks = 3,
+                                       .options = options,
+                                       .odd = {{2, {.clock_ahead = std::chrono::seconds(-70)}}},
+                                       .limits = {.life_sign = std::chrono::milliseconds(2)}});
+
+  expect_same(job, model);
+  ASSERT_EQ(job.warnings.size(), 1U);
+  EXPECT_NE(job.warnings[0].find("clock of rank 2 on \"host-2\" is 70.0 s behind"), std::string::npos);
+}
+
 // ---- ranks that are gone
 
 constexpr JobLimits kShort{.silence = std::chrono::milliseconds(300),
@@ -510,7 +528,7 @@ TEST(JobRanksGone, AFollowerThatNeverSpeaksEndsTheJob) {
       output.run({.ranks = 3, .options = run_options(1, 64 * kMiB), .odd = {{2, {.mute = true}}}, .limits = kShort});
 
   ASSERT_TRUE(job.error);
-  test::expect_error(ErrorCode::kInterrupted, {"rank 2", "silent for 300ms"}, [&] { throw *job.error; });
+  test::expect_error(ErrorCode::kInterrupted, {"rank 2", "silent for 0.3 s"}, [&] { throw *job.error; });
   ASSERT_TRUE(job.followers[0]);
   EXPECT_EQ(job.followers[0]->code(), ErrorCode::kInterrupted);
   EXPECT_TRUE(job.unanswered);
