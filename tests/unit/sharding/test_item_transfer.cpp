@@ -334,12 +334,23 @@ TEST(ItemReceiver, AFailingFileIsToldOnceAndNothingMoreIsGranted) {
   // Everything from the first write on.
   const auto plan = std::make_shared<FaultPlan>(created + 1, test::After::kDead);
   FaultyFileSystem faulty(model().files(), plan);
-  Receiver receiver(10'000, 4, &faulty);
-  for (std::uint64_t ticket = 0; ticket < 4; ++ticket) receiver.offer(1, ticket, 1'000 * (ticket + 1));
-  receiver.offer(1, 4, 5'000);
+  Receiver receiver(kNoLimit, 4, &faulty);
+  for (std::uint64_t ticket = 0; ticket < 4; ++ticket) receiver.offer(1, ticket, 15'000);
   EXPECT_EQ(receiver.grants().size(), 4U);
 
-  for (std::size_t entry = 0; entry < 4; ++entry) receiver.send(1, entry, entry);
+  // So many pieces, all empty, that other threads have an item before the first one fails.
+  constexpr std::size_t kPieces = 300'000;
+  std::vector<Message> items;
+  for (std::uint64_t ticket = 0; ticket < 4; ++ticket) {
+    WireWriter out;
+    out.put(ticket);
+    out.put(static_cast<std::uint64_t>(kPieces));
+    const std::vector<std::byte> pieces(3 * sizeof(std::uint64_t) * kPieces);
+    std::vector<std::byte> message = out.take();
+    message.insert(message.end(), pieces.begin(), pieces.end());
+    items.push_back({1, static_cast<int>(Tag::kItem), std::move(message)});
+  }
+  for (Message& item : items) receiver.receiver.arrived(std::move(item));
 
   ASSERT_TRUE(eventually([&] { return receiver.errors > 0; }));
   receiver.offer(2, 9, 10);
