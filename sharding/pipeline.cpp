@@ -226,7 +226,11 @@ Unit Pipeline::read(const NextRead& next) {
         in_.layout.file_offset(tensor.codes) + tensor.tiles.code_ranges(item.index)[0].offset;
     unit.buffer = ItemBuffer(std::move(memory), tensor, item.index, source.dtype, stored, codes_at);
   }
-  in_.progress.bytes_read += unit.buffer.read(files_.file(source.file), source);
+  try {
+    in_.progress.bytes_read += unit.buffer.read(files_.file(source.file), source);
+  } catch (const Error& error) {
+    throw while_reading(source, error);
+  }
   return unit;
 }
 

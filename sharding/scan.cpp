@@ -47,7 +47,11 @@ std::vector<std::size_t> NonfiniteScan::find(FileSystem& fs, Part part, int thre
     Workspace workspace(buffers.of(worker));
     const auto scratch = workspace.take(OpenCheckpoint::kScratchBytes);
     const auto data = workspace.take(block.range.bytes);
-    files.gather(tensor, {&block.range, 1}, scratch, data.data());
+    try {
+      files.gather(tensor, {&block.range, 1}, scratch, data.data());
+    } catch (const Error& error) {
+      throw while_reading(tensor, error);
+    }
     progress.bytes_read += block.range.bytes;
     const auto count = static_cast<std::int64_t>(block.range.bytes) / bytes_of(tensor.dtype);
     if (find_nonfinite(data.data(), tensor.dtype, count)) found[block.tensor] = true;

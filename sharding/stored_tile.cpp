@@ -98,6 +98,10 @@ void OpenCheckpoint::gather(const SourceTensor& tensor, std::span<const ByteRang
   }
 }
 
+Error while_reading(const SourceTensor& tensor, const Error& error) {
+  return {error.code(), fmt::format("tensor {}: {}", quoted(tensor.name), error.what()), error.where()};
+}
+
 std::uint64_t Workspace::cost(std::uint64_t bytes) noexcept {
   return round_up<std::uint64_t>(bytes, BufferPool::kAlignment);
 }

@@ -10,6 +10,7 @@
 #include "io/file_system.h"
 #include "kernels/solver.h"
 #include "runtime/buffer_pool.h"
+#include "runtime/error.h"
 #include "sharding/hqq_output.h"
 #include "sharding/tiles.h"
 
@@ -33,6 +34,9 @@ class OpenCheckpoint {
  private:
   std::vector<std::unique_ptr<ReadFile>> files_;
 };
+
+/// `error`, which names file and offset, with the tensor whose reading met it.
+[[nodiscard]] Error while_reading(const SourceTensor& tensor, const Error& error);
 
 /// Cuts one worker's buffer into page-aligned parts.
 class Workspace {

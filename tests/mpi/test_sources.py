@@ -17,7 +17,7 @@ from test_ranks import DEADLINE, DONE, INTERRUPTED, IO, USAGE, kill, report_of, 
 
 
 def put_nan(folder: Path, *places: tuple):
-    """Makes elements of a checkpoint NaN: pairs of a tensor's name and the element's index, from the end if negative."""
+    """Makes elements of a checkpoint NaN: a tensor's name and the element's index, from the end if negative."""
     with open(folder / "model.safetensors", "r+b") as file:
         header_bytes = struct.unpack("<Q", file.read(8))[0]
         header = json.loads(file.read(header_bytes))
@@ -67,7 +67,8 @@ class NonfiniteTest(test_ranks.RanksTest):
         for model in models:
             self.addCleanup(shutil.rmtree, model, ignore_errors=True)
             shutil.rmtree(model, ignore_errors=True)
-            write_model(model, {f"model.layers.{i}.mlp.up_proj.weight": (1 << 16, 1 << 16) for i in range(4)}, sparse=True)
+            shapes = {f"model.layers.{i}.mlp.up_proj.weight": (1 << 16, 1 << 16) for i in range(4)}
+            write_model(model, shapes, sparse=True)
         process = self.start(self.two_programs(*(self.quantize("--threads", "1", model=model) for model in models)))
         deadline = time.monotonic() + DEADLINE
         while len(self.processes()) < 2 or min(map(bytes_read, self.processes())) < 100 << 20:
@@ -92,7 +93,8 @@ class NonfiniteTest(test_ranks.RanksTest):
                 os.truncate(models[rank] / "model.safetensors", 1 << 20)
                 error = self.end_search(process)
                 self.assertEqual(process.returncode, IO, error)
-                self.assert_one_error_line(error, f'rank {rank} on "', f"/sparse-{rank}/model.safetensors", "offset")
+                self.assert_one_error_line(error, f'rank {rank} on "', 'tensor "model.',
+                                           f"/sparse-{rank}/model.safetensors", "offset")
 
     def test_a_rank_signalled_or_killed_during_the_search_ends_the_job(self):
         for rank, number in ((0, signal.SIGTERM), (1, signal.SIGTERM), (0, signal.SIGKILL), (1, signal.SIGKILL)):
@@ -120,7 +122,8 @@ class SourceTest(test_ranks.RanksTest):
         os.truncate(copy / "model.safetensors", 1 << 20)
         _, error = process.communicate(timeout=DEADLINE)
         self.assertEqual(process.returncode, IO, error)
-        self.assert_one_error_line(error, 'rank 1 on "', "/copy/model.safetensors", "offset", "run the same command again")
+        self.assert_one_error_line(error, 'rank 1 on "', 'tensor "model.', "/copy/model.safetensors", "offset",
+                                   "run the same command again")
         self.assertFalse(self.out.exists())
 
         shutil.rmtree(copy)
