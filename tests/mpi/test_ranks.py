@@ -274,7 +274,7 @@ class KillTest(RanksTest):
     def test_killed_at_any_moment_a_rerun_with_other_ranks_writes_the_same_bytes(self):
         rng = random.Random(OPTIONS.seed)
         self.measure_whole_jobs()
-        kills, late, lost = 0, 0, []
+        kills, late, lost, continued = 0, 0, [], 0
         while kills < OPTIONS.kills:
             times = rng.choice((1, 1, 1, 2, 3))  # a rerun is broken off too now and then
             cpu = 0.0
@@ -294,10 +294,13 @@ class KillTest(RanksTest):
             self.assertEqual(resumed["pieces_damaged"], 0)
             kept = resumed["source_bytes"] / self.model_bytes * self.whole_cpu[1]
             lost.append(max(0.0, cpu - kept) / times)
+            continued += kept > 0
             shutil.rmtree(self.out)
-        print(f"\n{kills} kills, {late} came too late; seconds of computing in a whole job: "
+        print(f"\n{kills} kills, {late} came too late, {continued} of {len(lost)} reruns continued; "
+              "seconds of computing in a whole job: "
               + ", ".join(f"{seconds:.1f} with {ranks} ranks" for ranks, seconds in self.whole_cpu.items())
               + f"; and lost per kill: median {statistics.median(lost):.2f}, at most {max(lost):.2f}")
+        self.assertGreater(continued, 0)
         self.assertLessEqual(statistics.median(lost), 2.0)
 
 
@@ -342,8 +345,9 @@ class SignalTest(RanksTest):
         # The exit code is mpirun's own: Open MPI returns 1 whatever its ranks say.
         for number in (signal.SIGTERM, signal.SIGINT):
             with self.subTest(signal=number):
-                code, _ = self.signal(number, None)
+                code, error = self.signal(number, None)
                 self.assertNotEqual(code, DONE)
+                self.assert_one_error_line(error, "interrupted", "run the same command again")
                 self.continue_job()
 
 
@@ -441,13 +445,17 @@ class DiskTest(RanksTest):
         disk="$1/disk"; shift
         mount -t tmpfs -o size=80m none "$disk" || exit 99
         "$@" --backend reference > /dev/null & job=$!
-        until ls "$disk"/out.partial/.halfquad/journal-* > /dev/null 2>&1; do sleep 0.01; done
+        until find "$disk"/out.partial/.halfquad/journal-* -size +0 2> /dev/null | grep -q .; do
+            kill -0 $job 2> /dev/null || { echo "nothing was kept"; exit; }
+            sleep 0.01
+        done
         head -c 100000000 /dev/zero > "$disk/filler" 2> /dev/null
         wait $job; echo "full: $?"
         test -e "$disk/out" && echo "it has the name"
         rm "$disk/filler"
         "$@" > /dev/null; echo "room: $?"
         sha256sum < "$disk/out/model.safetensors"
+        cp "$disk/out/halfquad_report.json" "$disk.json"
     """
     READ_ONLY = """
         disk="$1/disk"; shift
@@ -479,6 +487,8 @@ class DiskTest(RanksTest):
         ended = self.on_a_disk_of_its_own(self.FILLED)
         self.assertEqual(ended.stdout.split(), ["full:", str(IO), "room:", str(DONE), self.expected, "-"], ended.stderr)
         self.assert_one_error_line(ended.stderr, "/disk/out", "run the same command again")
+        resumed = json.loads((self.root / "disk.json").read_text())["resumed"]
+        self.assertGreater(resumed["source_bytes"], 0)
 
     def test_a_read_only_disk_is_told(self):
         ended = self.on_a_disk_of_its_own(self.READ_ONLY)
