@@ -1,8 +1,9 @@
 """One job over several processes: the same bytes however it is divided, and whatever dies, is signalled or is wrong.
 
-Usage: test_ranks.py HALFQUAD MPIEXEC [--kills N] [--layers N] [--seed N] [unittest arguments]
+Usage: test_ranks.py HALFQUAD MPIEXEC [--kills N] [--layers N] [--seed N] [--model DIR] [unittest arguments]
 
---kills: how many jobs KillTest breaks off (default 15); --layers: of KillTest's model (default 3, a second each).
+--kills: how many jobs KillTest breaks off (default 50); --layers: of KillTest's model (default 3, a second each);
+--model: a checkpoint of one file for MatrixTest.
 """
 
 import argparse
@@ -71,6 +72,35 @@ def write_model(folder: Path, shapes: dict, sparse: bool = False) -> int:
 
 def digest(output: Path) -> str:
     return hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest()
+
+
+def weights_bytes(model: Path) -> int:
+    """Bytes of a checkpoint's tensors."""
+    total = 0
+    for path in model.glob("*.safetensors"):
+        with open(path, "rb") as file:
+            total += path.stat().st_size - 8 - struct.unpack("<Q", file.read(8))[0]
+    return total
+
+
+def tensors_of(output: Path) -> dict:
+    """Digest of each tensor, wherever it lies; for several files as the index says."""
+    index = output / "model.safetensors.index.json"
+    files = json.loads(index.read_text())["weight_map"] if index.exists() else None
+    found = {}
+    for path in output.glob("*.safetensors"):
+        data = path.read_bytes()
+        start = 8 + struct.unpack("<Q", data[:8])[0]
+        for name, entry in json.loads(data[8:start]).items():
+            if name == "__metadata__":
+                continue
+            if files is not None and files.pop(name) != path.name:
+                raise AssertionError(f"the index has {name} in another file than {path.name}")
+            begin, end = entry["data_offsets"]
+            found[name] = (entry["dtype"], entry["shape"], hashlib.sha256(data[start + begin:start + end]).hexdigest())
+    if files:
+        raise AssertionError(f"the index names what no file holds: {sorted(files)[:3]}")
+    return found
 
 
 def report_of(output: Path) -> dict:
@@ -209,34 +239,75 @@ class RanksTest(unittest.TestCase):
 
 
 class MatrixTest(RanksTest):
+    """--model: a checkpoint that is there; otherwise one of random weights."""
+    SHARD_BYTES = 8_000_000  # divides the output into several files
+
+    @classmethod
+    def write_model(cls) -> int:
+        if OPTIONS.model is None:
+            return super().write_model()
+        cls.model = OPTIONS.model
+        return weights_bytes(cls.model)
+
+    def check(self, expected: dict, ranks: int, *options):
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.run_to_end(self.mpirun(ranks, self.quantize(*options)))
+        report = report_of(self.out)
+        self.assertEqual(report["tensors"], expected["tensors"])
+        self.assertEqual(errors_of(report), errors_of(expected))
+        self.assertEqual(len(report["ranks"]), ranks)
+        self.assertEqual(sum(rank["bytes_read"] for rank in report["ranks"]), self.model_bytes)
+        return report
+
     def test_any_ranks_threads_and_schedule_write_the_same_bytes(self):
         expected = report_of(self.reference)
         for ranks, threads, schedule in itertools.product((1, 2, 3, 4, 8), (1, 2), ("dynamic", "static")):
             with self.subTest(ranks=ranks, threads=threads, schedule=schedule):
-                shutil.rmtree(self.out, ignore_errors=True)
-                self.run_to_end(self.mpirun(ranks, self.quantize("--threads", threads, "--schedule", schedule)))
+                report = self.check(expected, ranks, "--threads", threads, "--schedule", schedule)
                 self.assert_complete()
-                report = report_of(self.out)
-                self.assertEqual(report["tensors"], expected["tensors"])
-                self.assertEqual(errors_of(report), errors_of(expected))
-                self.assertEqual(len(report["ranks"]), ranks if ranks > 1 else 1)
-                self.assertEqual(sum(rank["bytes_read"] for rank in report["ranks"]), self.model_bytes)
                 if (ranks, schedule) == (3, "static"):
                     # Every rank had a share, so tensors were divided.
-                    self.assertTrue(all(rank["weights"] > 0 for rank in report["ranks"]))
+                    self.assertTrue(all(rank["bytes_read"] > 0 for rank in report["ranks"]))
                     self.run_to_end([OPTIONS.halfquad, "verify", self.out, "--source", self.model])
+
+    def test_any_assembly_writes_the_same_bytes(self):
+        expected = report_of(self.reference)
+        for ranks, assembly, schedule in itertools.product((1, 2, 3, 4, 8), ("direct", "gather"), ("dynamic", "static")):
+            with self.subTest(ranks=ranks, assembly=assembly, schedule=schedule):
+                report = self.check(expected, ranks, "--threads", 1, "--assembly", assembly, "--schedule", schedule)
+                self.assert_complete()
+                gathered = ranks > 1 and assembly == "gather"
+                self.assertEqual(report["assembly"]["how"], "gather" if gathered else "direct")
+                self.assertEqual(report["assembly"]["writers"], 1 if gathered else ranks)
+                if gathered:
+                    self.assertGreater(report["ranks"][0]["bytes_received"], 0)
+
+    def test_shards_hold_the_same_tensors_whoever_writes_them(self):
+        expected = report_of(self.reference)
+        whole = tensors_of(self.reference)
+        shards = set()
+        for ranks, assembly in itertools.product((1, 2, 3, 4, 8), ("direct", "gather")):
+            with self.subTest(ranks=ranks, assembly=assembly):
+                self.check(expected, ranks, "--threads", 1, "--assembly", assembly, "--max-shard-size", self.SHARD_BYTES)
+                self.assertGreater(len(list(self.out.glob("model-*.safetensors"))), 2)
+                self.assertEqual(tensors_of(self.out), whole)
+                shards.add(tuple(hashlib.sha256(path.read_bytes()).hexdigest()
+                                 for path in sorted(self.out.glob("model*"))))
+        self.assertEqual(len(shards), 1)
+        self.run_to_end([OPTIONS.halfquad, "verify", self.out, "--source", self.model])
 
 
 class KillTest(RanksTest):
     RANKS = (1, 2, 3, 4)
+    ASSEMBLIES = ("direct", "gather")
     OPTIONS_OF_ALL = ["--iters", "400"]  # a small model that takes seconds
 
     @classmethod
     def layers(cls) -> int:
         return OPTIONS.layers
 
-    def job(self, ranks: int) -> list:
-        return self.mpirun(ranks, self.quantize("--threads", "1"))
+    def job(self, ranks: int, assembly: str = "direct") -> list:
+        return self.mpirun(ranks, self.quantize("--threads", "1", "--assembly", assembly))
 
     def measure_whole_jobs(self):
         """Seconds of a job, and of computing in it, by ranks."""
@@ -252,8 +323,8 @@ class KillTest(RanksTest):
             shutil.rmtree(self.out)
 
     def break_off(self, rng: random.Random, ranks: int) -> float:
-        """Kills one rank, mpirun alone, or everything, at some moment; returns the seconds of computing until then."""
-        process = self.start(self.job(ranks))
+        """Kills one rank, mpirun alone, or everything, at some moment of a job assembled either way; returns the seconds of computing until then."""
+        process = self.start(self.job(ranks, rng.choice(self.ASSEMBLIES)))
         start = time.monotonic()
         while len(self.processes()) < ranks and process.poll() is None:
             time.sleep(0.005)
@@ -288,7 +359,7 @@ class KillTest(RanksTest):
                 self.assert_complete()
                 self.clear()
                 continue
-            self.run_to_end(self.job(rng.choice(self.RANKS)))
+            self.run_to_end(self.job(rng.choice(self.RANKS), rng.choice(self.ASSEMBLIES)))
             self.assert_complete()
             resumed = report_of(self.out)["resumed"]
             self.assertEqual(resumed["pieces_damaged"], 0)
@@ -509,24 +580,33 @@ open(f"{sys.argv[1]}/peak-{os.getpid()}", "w").write(str(usage.ru_maxrss))
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
-    def test_every_rank_stays_inside_its_budget(self):
+    def check(self, *options):
         self.assertGreater(self.model_bytes, 4 * self.BUDGET)
         measure = [sys.executable, "-c", self.MEASURE, self.root]
-        self.run_to_end(self.mpirun(4, measure + self.quantize("--threads", "2", "--memory", self.BUDGET)))
+        for old in self.root.glob("peak-*"):
+            old.unlink()
+        self.run_to_end(self.mpirun(4, measure + self.quantize("--threads", "2", "--memory", self.BUDGET, *options)))
         self.assert_complete()
         peaks = [int(path.read_text()) * 1024 for path in self.root.glob("peak-*")]
         self.assertEqual(len(peaks), 4)
-        print("\nlargest resident set of each rank in MiB:", *(peak >> 20 for peak in sorted(peaks)))
+        print(f"\n{' '.join(options)}: largest resident set of each rank in MiB:", *(peak >> 20 for peak in sorted(peaks)))
         self.assertLess(max(peaks), self.ALLOWED)
         for rank in report_of(self.out)["ranks"]:
             self.assertLessEqual(rank["peak_buffer_bytes"], self.BUDGET)
+
+    def test_every_rank_stays_inside_its_budget(self):
+        self.check("--assembly", "direct")
+
+    def test_a_rank_that_writes_for_all_stays_inside_its_budget(self):
+        self.check("--assembly", "gather")
 
 
 def main():
     parser = argparse.ArgumentParser(usage=__doc__, add_help=False)
     parser.add_argument("halfquad", type=lambda path: str(Path(path).resolve()))
     parser.add_argument("mpiexec")
-    parser.add_argument("--kills", type=int, default=15)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--seed", type=int, default=41)
     _, more = parser.parse_known_args(namespace=OPTIONS)
