@@ -188,7 +188,6 @@ void JobLeader::show_progress(const ProgressCounters& own, ProgressCounters& sho
 void JobLeader::handle(Message& message) {
   const int rank = message.rank;
   Peer& peer = peers_.at(static_cast<std::size_t>(rank));
-  RankFacts& facts = facts_[static_cast<std::size_t>(rank)];
   peer.heard = std::chrono::steady_clock::now();
   WireReader in(message.data);
   const auto tag = static_cast<Tag>(message.tag);
@@ -198,79 +197,64 @@ void JobLeader::handle(Message& message) {
     } else if (!running_) {
       early_.push_back(std::move(message));
     }
+  } else if (took_answer(tag, rank, in)) {
     return;
+  } else if (tag == Tag::kWant) {
+    answer_want(rank);
+  } else if (tag == Tag::kPasses) {
+    const FirstPasses passes = FirstPasses::read(in);
+    const std::optional<TensorDecision> decision = add_passes(rank, passes);
+    if (decision && own_share_ != nullptr) own_share_->tell(passes.tensor, *decision);
+  } else if (tag == Tag::kRecords) {
+    for (const ItemRecord& record : read_records(in)) add_record(record);
+  } else if (tag == Tag::kProgress) {
+    took_progress(rank, in);
+  } else if (tag == Tag::kIdle) {
+    peer.idle = true;
+  } else if (tag == Tag::kTrace) {
+    if (trace_ != nullptr) trace_->add(by_own_clock(rank, read_events(in)));
+  } else if (tag == Tag::kEnded) {
+    took_ended(rank, message);
+  } else {
+    throw Error(ErrorCode::kInternal,
+                fmt::format("{} sent message {}, which is rank 0's", name_of_rank(rank), message.tag));
   }
-  switch (tag) {
-    case Tag::kHello:
-      took_hello(rank, in);
-      return;
-    case Tag::kScanned: {
-      peer.scanned = true;
-      const std::vector<std::size_t> tensors = read_tensors(in);
-      nonfinite_.insert(nonfinite_.end(), tensors.begin(), tensors.end());
-      return;
+}
+
+// What ranks say before the work.
+bool JobLeader::took_answer(Tag tag, int rank, WireReader in) {
+  Peer& peer = peers_[static_cast<std::size_t>(rank)];
+  if (tag == Tag::kHello) {
+    took_hello(rank, in);
+  } else if (tag == Tag::kScanned) {
+    peer.scanned = true;
+    const std::vector<std::size_t> tensors = read_tensors(in);
+    nonfinite_.insert(nonfinite_.end(), tensors.begin(), tensors.end());
+  } else if (tag == Tag::kSeen) {
+    peer.looked = true;
+    in.get(peer.sees);
+  } else if (tag == Tag::kChecked) {
+    peer.checked = true;
+    for (std::size_t left = in.count(sizeof(std::uint64_t)); left > 0; --left) {
+      damaged_.push_back(in.get<std::uint64_t>());
     }
-    case Tag::kSeen:
-      peer.looked = true;
-      in.get(peer.sees);
-      return;
-    case Tag::kIdle:
-      peer.idle = true;
-      return;
-    case Tag::kChecked:
-      peer.checked = true;
-      for (std::size_t left = in.count(sizeof(std::uint64_t)); left > 0; --left) {
-        damaged_.push_back(in.get<std::uint64_t>());
-      }
-      return;
-    case Tag::kWant:
-      answer_want(rank);
-      return;
-    case Tag::kPasses: {
-      const FirstPasses passes = FirstPasses::read(in);
-      const std::optional<TensorDecision> decision = add_passes(rank, passes);
-      if (decision && own_share_ != nullptr) own_share_->tell(passes.tensor, *decision);
-      return;
-    }
-    case Tag::kRecords:
-      for (const ItemRecord& record : read_records(in)) add_record(record);
-      return;
-    case Tag::kProgress:
-      took_clock(rank, in.get<std::int64_t>());
-      in.get(peer.bytes_read);
-      in.get(peer.bytes_written);
-      in.get(peer.weights);
-      in.get(peer.source_bytes);
-      facts.bytes_read = peer.bytes_read;
-      facts.bytes_written = peer.bytes_written;
-      facts.weights = peer.weights;
-      return;
-    case Tag::kTrace:
-      if (trace_ != nullptr) trace_->add(by_own_clock(rank, read_events(in)));
-      return;
-    case Tag::kEnded:
-      took_ended(rank, message);
-      return;
-    case Tag::kNonfinite:
-    case Tag::kSetup:
-    case Tag::kRole:
-    case Tag::kGo:
-    case Tag::kRange:
-    case Tag::kDecision:
-    case Tag::kAlive:
-    case Tag::kClose:
-    case Tag::kStop:
-    case Tag::kBye:
-    case Tag::kOffer:
-    case Tag::kGrant:
-    case Tag::kItem:
-    case Tag::kStored:
-    case Tag::kKeep:
-    case Tag::kKept:
-      break;
+  } else {
+    return false;
   }
-  throw Error(ErrorCode::kInternal,
-              fmt::format("{} sent message {}, which is rank 0's", name_of_rank(rank), message.tag));
+  return true;
+}
+
+void JobLeader::took_progress(int rank, WireReader in) {
+  Peer& peer = peers_[static_cast<std::size_t>(rank)];
+  RankFacts& facts = facts_[static_cast<std::size_t>(rank)];
+  took_clock(rank, in.get<std::int64_t>());
+  in.get(peer.bytes_read);
+  in.get(peer.bytes_written);
+  in.get(peer.weights);
+  in.get(peer.source_bytes);
+  facts.bytes_read = peer.bytes_read;
+  facts.bytes_written = peer.bytes_written;
+  facts.weights = peer.weights;
 }
 
 void JobLeader::took_hello(int rank, WireReader in) {

@@ -107,7 +107,9 @@ class JobLeader {
   [[nodiscard]] std::optional<TensorDecision> add_passes(int rank, const FirstPasses& passes);
   void add_record(const ItemRecord& record);
   void handle(Message& message);
+  [[nodiscard]] bool took_answer(Tag tag, int rank, WireReader in);
   void took_hello(int rank, WireReader in);
+  void took_progress(int rank, WireReader in);
   void took_ended(int rank, const Message& message);
   void took_clock(int rank, std::int64_t theirs);
   [[nodiscard]] std::vector<Trace::Event> by_own_clock(int rank, std::vector<Trace::Event> events) const;
