@@ -16,11 +16,22 @@
 namespace halfquad {
 namespace {
 
+constexpr std::size_t kHugePageBytes = 2 << 20;
+
 // The bytes a lease occupies; nothing when rounding up overflows. An empty lease still gets an address of its own.
 std::optional<std::size_t> block_bytes(std::size_t bytes) {
   const auto padded = checked_add(std::max<std::size_t>(bytes, 1), BufferPool::kAlignment - 1);
   if (!padded) return std::nullopt;
   return *padded / BufferPool::kAlignment * BufferPool::kAlignment;
+}
+
+// Large blocks are made of huge pages where the system has them for who asks: a page fault for every 4 KiB would cost
+// as much as the first pass over the weights.
+std::byte* map(std::size_t size) noexcept {
+  const bool large = size >= kHugePageBytes;
+  void* data = std::aligned_alloc(large ? kHugePageBytes : BufferPool::kAlignment, size);
+  if (large && data != nullptr) ::madvise(data, size, MADV_HUGEPAGE);
+  return static_cast<std::byte*>(data);
 }
 
 void unmap(std::byte* data, std::size_t size) noexcept {
@@ -105,7 +116,7 @@ std::byte* BufferPool::take_locked(std::size_t bytes) {
   } else {
     if (*size > budget_ - leased_) return nullptr;
     unmap_cached_locked(*size);
-    data = static_cast<std::byte*>(std::aligned_alloc(kAlignment, *size));
+    data = map(*size);
     HALFQUAD_REQUIRE(data != nullptr, kOutOfMemory,
                      "the system refused a buffer of " + human_bytes(*size) + " with " + human_bytes(mapped_) +
                          " in use; lower --memory or free memory on this machine");

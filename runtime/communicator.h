@@ -37,6 +37,8 @@ class Communicator {
   [[nodiscard]] virtual std::optional<Message> receive() = 0;
   /// Messages not yet handed over to the transport. Drive with receive().
   [[nodiscard]] virtual std::size_t unsent() const noexcept = 0;
+  /// Whether a message is on its way out, or in as far as is known here: it moves on in receive() only.
+  [[nodiscard]] virtual bool moving() const noexcept { return unsent() > 0; }
 
   /// Ends the job on all ranks at once, without a word to anybody: MPI_Abort; the whole process (no destructors, no
   /// atexit) where the ranks are threads of it or there is only one.

@@ -321,6 +321,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   [[nodiscard]] std::size_t unsent() const noexcept override { return outbox_.unsent(); }
+  [[nodiscard]] bool moving() const noexcept override { return outbox_.unsent() > 0 || !inbox_.idle(); }
 
   [[noreturn]] void abort(int exit_code) noexcept override {
     MPI_Abort(comm_, exit_code);

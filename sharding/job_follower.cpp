@@ -15,7 +15,6 @@
 namespace halfquad {
 namespace {
 
-constexpr std::chrono::microseconds kPause{300};
 constexpr int kLeader = 0;
 
 /// The follower's side of the job, by messages. One request is always under way, so that items are there when the
@@ -276,6 +275,7 @@ std::optional<Message> JobFollower::next_message() {
   std::optional<Message> message = communicator_.receive();
   if (message) {
     heard_ = now;
+    outbox_.stay_alert();
     if (message->tag == static_cast<int>(Tag::kBye)) take_bye(*message);
     return message;
   }
@@ -283,7 +283,7 @@ std::optional<Message> JobFollower::next_message() {
                    fmt::format("rank 0 has been silent for {}: its process or node is gone; run the same command again "
                                "to continue",
                                seconds_text(limits_.silence)));
-  std::this_thread::sleep_for(kPause);
+  outbox_.rest(communicator_.moving());
   return message;
 }
 

@@ -14,7 +14,7 @@
 namespace halfquad {
 namespace {
 
-constexpr std::chrono::microseconds kPause{300};
+constexpr std::chrono::milliseconds kPause{1};
 
 }  // namespace
 
@@ -126,7 +126,7 @@ void JobLeader::work_along(LocalRun& local, const ProgressCounters& own, Progres
     }
     if (deadline && std::chrono::steady_clock::now() > *deadline) return;
     show_progress(own, shown);
-    if (!pump()) std::this_thread::sleep_for(kPause);
+    if (!pump()) outbox_.rest(communicator_.moving());
   }
 }
 
@@ -320,6 +320,7 @@ bool JobLeader::pump() {
     busy = true;
   }
   while (std::optional<Message> message = communicator_.receive()) {
+    outbox_.stay_alert();
     handle(*message);
     busy = true;
   }
@@ -336,7 +337,7 @@ void JobLeader::wait_until(const std::function<bool()>& done) {
   while (!done()) {
     if (stop_.requested()) note_failure(kNobody, Error(ErrorCode::kInterrupted, "interrupted by a signal"));
     if (first_error_) throw *first_error_;
-    if (!pump()) std::this_thread::sleep_for(kPause);
+    if (!pump()) outbox_.rest(communicator_.moving());
   }
   if (first_error_) throw *first_error_;
 }

@@ -166,6 +166,7 @@ void LocalRun::work() {
   // The pipeline's own error says only that it was stopped.
   if (std::optional<Error> error = store_error()) outcome_.error = std::move(error);
   ended_.store(true, std::memory_order_release);
+  outbox_.wake();
 }
 
 void LocalRun::run_pipeline() {
@@ -196,6 +197,7 @@ RunOptions LocalRun::pipeline_options() const {
 
 void LocalRun::wait_for_close() {
   idle_.store(true, std::memory_order_release);
+  outbox_.wake();
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return closed_; });
 }
