@@ -29,8 +29,9 @@ std::optional<std::size_t> block_bytes(std::size_t bytes) {
 // as much as the first pass over the weights.
 std::byte* map(std::size_t size) noexcept {
   const bool large = size >= kHugePageBytes;
-  void* data = std::aligned_alloc(large ? kHugePageBytes : BufferPool::kAlignment, size);
-  if (large && data != nullptr) ::madvise(data, size, MADV_HUGEPAGE);
+  void* data = nullptr;  // std::aligned_alloc wants sizes that are multiples of the alignment
+  if (::posix_memalign(&data, large ? kHugePageBytes : BufferPool::kAlignment, size) != 0) return nullptr;
+  if (large) ::madvise(data, size, MADV_HUGEPAGE);
   return static_cast<std::byte*>(data);
 }
 
