@@ -3,6 +3,7 @@
 
 #include "io/posix_file_system.h"
 #include "launcher/options.h"
+#include "sharding/hqq_layout.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
 
@@ -133,6 +134,19 @@ TEST(FloatDtype, AcceptsThreeTypesInAnyCase) {
   EXPECT_EQ(float_dtype_from_name("F32", "--dtype"), DType::kF32);
   expect_error(ErrorCode::kUsage, {"--dtype", "\"f64\""},
                [] { static_cast<void>(float_dtype_from_name("f64", "--dtype")); });
+}
+
+TEST(MaxShardSize, IsOneFileOrASize) {
+  SpecOptions options;
+  EXPECT_EQ(options.max_shard_bytes(), OutputLayout::kOneFile);
+  options.max_shard_size = "5GB";
+  EXPECT_EQ(options.max_shard_bytes(), 5'000'000'000U);
+  options.max_shard_size = "2GiB";
+  EXPECT_EQ(options.max_shard_bytes(), 2'147'483'648U);
+  for (const char* wrong : {"0", "five", "-1GB"}) {
+    options.max_shard_size = wrong;
+    expect_error(ErrorCode::kUsage, {"--max-shard-size", wrong}, [&] { static_cast<void>(options.max_shard_bytes()); });
+  }
 }
 
 }  // namespace

@@ -316,7 +316,7 @@ TEST(JobGather, AnotherMaxShardSizeIsAnotherJob) {
 // ---- ranks that fail or are gone
 
 TEST(JobGather, ABlindRankUnpluggedInTheMiddleEndsTheJobAndARerunCompletes) {
-  constexpr JobLimits kShort{.silence = std::chrono::milliseconds(300),
+  constexpr JobLimits kShort{.silence = std::chrono::milliseconds(1000),
                              .life_sign = std::chrono::milliseconds(10),
                              .probe = std::chrono::milliseconds(50),
                              .wind_up = std::chrono::milliseconds(200)};

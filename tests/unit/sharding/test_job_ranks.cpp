@@ -517,7 +517,7 @@ TEST(JobRanksRefusals, AClockThatDisagreesIsNamedAndChangesNothing) {
 
 // ---- ranks that are gone
 
-constexpr JobLimits kShort{.silence = std::chrono::milliseconds(300),
+constexpr JobLimits kShort{.silence = std::chrono::milliseconds(1000),
                            .life_sign = std::chrono::milliseconds(10),
                            .wind_up = std::chrono::milliseconds(200)};
 
@@ -528,7 +528,7 @@ TEST(JobRanksGone, AFollowerThatNeverSpeaksEndsTheJob) {
       output.run({.ranks = 3, .options = run_options(1, 64 * kMiB), .odd = {{2, {.mute = true}}}, .limits = kShort});
 
   ASSERT_TRUE(job.error);
-  test::expect_error(ErrorCode::kInterrupted, {"rank 2", "silent for 0.3 s"}, [&] { throw *job.error; });
+  test::expect_error(ErrorCode::kInterrupted, {"rank 2", "silent for 1 s"}, [&] { throw *job.error; });
   ASSERT_TRUE(job.followers[0]);
   EXPECT_EQ(job.followers[0]->code(), ErrorCode::kInterrupted);
   EXPECT_TRUE(job.unanswered);
