@@ -185,7 +185,8 @@ AssemblyMemory LocalRun::memory() const {
 RunOptions LocalRun::pipeline_options() const {
   RunOptions options = job_.run;
   if (place_.role.sends(place_.rank)) options.writers = sending_threads(options.threads);
-  const std::uint64_t taken = memory().send + memory().receive;
+  const AssemblyMemory assembly = memory();
+  const std::uint64_t taken = assembly.send + assembly.receive;
   const std::uint64_t least = minimum_memory(job_.plan) + taken;
   HALFQUAD_REQUIRE(options.memory_bytes >= least, kOutOfMemory,
                    fmt::format("gathering results over ranks needs at least {} of buffers on this rank, but its budget "
