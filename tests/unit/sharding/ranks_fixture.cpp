@@ -1,6 +1,7 @@
 #include "tests/unit/sharding/ranks_fixture.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <thread>
@@ -9,6 +10,8 @@
 #include "io/output_directory.h"
 #include "sharding/job_follower.h"
 #include "sharding/wire.h"
+#include "tests/support/expect_error.h"
+#include "tests/unit/sharding/hooked_solver.h"
 
 namespace halfquad::test {
 namespace {
@@ -188,6 +191,29 @@ void flip_byte(const std::filesystem::path& file, std::uint64_t offset) {
   std::string bytes = get_file(file);
   bytes.at(offset) = static_cast<char>(bytes.at(offset) ^ 1);
   put_file(file, bytes);
+}
+
+void expect_ended_with(const RanksOutcome& job, ErrorCode code, std::initializer_list<std::string_view> parts) {
+  ASSERT_TRUE(job.error);
+  expect_error(code, parts, [&] { throw *job.error; });
+  for (const auto& follower : job.followers) {
+    ASSERT_TRUE(follower);
+    EXPECT_EQ(static_cast<int>(follower->code()), static_cast<int>(code)) << follower->what();
+  }
+  EXPECT_FALSE(job.unanswered);
+  EXPECT_LT(job.seconds, 5);
+}
+
+RanksOutcome interrupted(const RanksOutput& output, RanksRun how, int at, int rank) {
+  std::vector<StopFlag> stops(static_cast<std::size_t>(how.ranks));
+  std::atomic<int> blocks = 0;
+  how.stops = &stops;
+  how.options.make_solver = [&] {
+    return std::make_unique<HookedSolver>([&] {
+      if (++blocks == at) stops[static_cast<std::size_t>(rank)].request();
+    });
+  };
+  return output.run(how);
 }
 
 }  // namespace halfquad::test

@@ -3,11 +3,13 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/stop_flag.h"
@@ -89,6 +91,12 @@ class RanksOutput {
   const RunnerModel& model_;
   TempDir temp_;
 };
+
+/// A job that ended with one error on every rank, within seconds; `parts`: of rank 0's message.
+void expect_ended_with(const RanksOutcome& job, ErrorCode code, std::initializer_list<std::string_view> parts);
+
+/// Stops the job at the `at`-th block that any rank solves, by a signal to `rank` alone.
+[[nodiscard]] RanksOutcome interrupted(const RanksOutput& output, RanksRun how, int at, int rank);
 
 /// Flips the lowest bit of one byte.
 void flip_byte(const std::filesystem::path& file, std::uint64_t offset);

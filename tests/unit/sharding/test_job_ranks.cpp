@@ -24,9 +24,11 @@ namespace halfquad {
 namespace {
 
 using test::After;
+using test::expect_ended_with;
 using test::FaultPlan;
 using test::FaultyFileSystem;
 using test::HookedSolver;
+using test::interrupted;
 using test::ModelLayer;
 using test::OddRank;
 using test::Ran;
@@ -88,30 +90,6 @@ void expect_same(const RanksOutcome& job, const Model& model) {
   EXPECT_EQ(job.source_bytes_done, model.model.plan().source_bytes);
   EXPECT_EQ(job.tensors_done, model.alone.tensors_done);
   for (const auto& follower : job.followers) EXPECT_FALSE(follower) << follower->what();
-}
-
-void expect_ended_with(const RanksOutcome& job, ErrorCode code, std::initializer_list<std::string_view> parts) {
-  ASSERT_TRUE(job.error);
-  test::expect_error(code, parts, [&] { throw *job.error; });
-  for (const auto& follower : job.followers) {
-    ASSERT_TRUE(follower);
-    EXPECT_EQ(static_cast<int>(follower->code()), static_cast<int>(code)) << follower->what();
-  }
-  EXPECT_FALSE(job.unanswered);
-  EXPECT_LT(job.seconds, 5);
-}
-
-/// Stops the job at the `at`-th block that any rank solves, by a signal to `rank` alone.
-RanksOutcome interrupted(const RanksOutput& output, RanksRun how, int at, int rank) {
-  std::vector<StopFlag> stops(static_cast<std::size_t>(how.ranks));
-  std::atomic<int> blocks = 0;
-  how.stops = &stops;
-  how.options.make_solver = [&] {
-    return std::make_unique<HookedSolver>([&] {
-      if (++blocks == at) stops[static_cast<std::size_t>(rank)].request();
-    });
-  };
-  return output.run(how);
 }
 
 // ---- the same output from any number of ranks
