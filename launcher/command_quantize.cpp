@@ -11,6 +11,7 @@
 #include "io/output_directory.h"
 #include "launcher/cli.h"
 #include "launcher/commands.h"
+#include "launcher/devices.h"
 #include "launcher/environment.h"
 #include "launcher/exit_code.h"
 #include "launcher/help_formatter.h"
@@ -56,6 +57,7 @@ struct QuantizeOptions {
   std::string trace;
   SpecOptions spec;
   MachineOptions machine;
+  DeviceOptions devices;
 };
 
 /// After OUT.partial is made, so that what a dead run left there is gone and does not count as used.
@@ -73,9 +75,18 @@ Assembly assembly_from_name(const std::string& name) {
   return name == "gather" ? Assembly::kGather : Assembly::kAuto;
 }
 
-RankJob rank_job(const Context& context, const Job& job, const QuantizeOptions& options, int processes, Trace* trace) {
+/// What a rank works with beside its cores and memory.
+struct Tools {
+  DeviceSet* devices = nullptr;
+  Trace* trace = nullptr;
+};
+
+RankJob rank_job(const Context& context, const Job& job, const QuantizeOptions& options, int processes,
+                 const Tools& tools) {
   RunOptions run;
-  run.trace = trace;
+  run.trace = tools.trace;
+  run.devices = tools.devices;
+  run.devices_only = options.devices.only;
   run.threads = options.machine.thread_count(processes);
   run.memory_bytes = options.machine.memory_bytes(processes);
   run.read_mode = options.machine.read_mode();
@@ -185,8 +196,10 @@ void lead(const Context& context, const QuantizeOptions& options, const std::vec
       log.warn("the checkpoint has no config.json, so the output has none: loaders will need one beside it");
     }
     Trace trace(0);
-    const RankJob ranks =
-        rank_job(context, job, options, communicator.local_size(), options.trace.empty() ? nullptr : &trace);
+    const std::unique_ptr<DeviceSet> devices =
+        make_device_set(options.devices, options.machine, [&log](const std::string& text) { log.warn(text); });
+    const RankJob ranks = rank_job(context, job, options, communicator.local_size(),
+                                   {devices.get(), options.trace.empty() ? nullptr : &trace});
     quantize_into(context, job, options, ranks, command, leader);
     if (!options.trace.empty()) write_text(context.fs, options.trace, trace.json());
   } catch (const Error& error) {
@@ -210,8 +223,13 @@ void follow(const Context& context, const QuantizeOptions& options, Communicator
       const Job job = prepare_job(context, silent.model, silent.spec, silent.machine,
                                   {.processes = communicator.local_size(), .find = find});
       Trace trace(communicator.rank());
-      end = follower.run(
-          rank_job(context, job, silent, communicator.local_size(), options.trace.empty() ? nullptr : &trace));
+      Log log(options.machine.level());
+      const auto warn = [&](const std::string& text) {
+        log.warn(fmt::format("rank {} on {}: {}", communicator.rank(), host_name(), text));
+      };
+      const std::unique_ptr<DeviceSet> devices = make_device_set(options.devices, options.machine, warn);
+      end = follower.run(rank_job(context, job, silent, communicator.local_size(),
+                                  {devices.get(), options.trace.empty() ? nullptr : &trace}));
     } catch (const Error& error) {
       end = follower.fail(error);
     }
@@ -224,6 +242,7 @@ void follow(const Context& context, const QuantizeOptions& options, Communicator
 
 void quantize(const Context& context, const QuantizeOptions& options, const std::vector<std::string>& command) {
   static_cast<void>(options.machine.solver_factory());  // an unknown --isa shows before any work
+  check_device_options(options.devices);
   const std::unique_ptr<Communicator> communicator = join_job(context.environment);
   if (communicator->rank() == 0) {
     lead(context, options, command, *communicator);
@@ -247,6 +266,7 @@ Command add_quantize(CLI::App& root, const Context& context, const std::vector<s
   add_spec_options(*app, options->spec);
   add_thread_option(*app, options->machine);
   add_memory_options(*app, options->machine);
+  add_device_options(*app, options->devices);
   add_solver_options(*app, options->machine);
   app->add_option("--schedule", options->schedule,
                   "Several ranks: dynamic lets those that are done help the others; static gives each a fixed share")

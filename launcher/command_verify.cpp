@@ -2,6 +2,7 @@
 #include <cmath>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <ostream>
 
 #include <boost/json/array.hpp>
@@ -11,10 +12,12 @@
 #include "io/json.h"
 #include "launcher/commands.h"
 #include "launcher/options.h"
+#include "launcher/output_errors.h"
 #include "launcher/report.h"
 #include "launcher/side_files.h"
 #include "launcher/table.h"
 #include "runtime/check.h"
+#include "runtime/log.h"
 #include "runtime/text.h"
 #include "sharding/verify.h"
 
@@ -31,12 +34,18 @@ constexpr char kFooter[] =
     "\nWithout --source: the structure that loaders need and the checksums of halfquad_report.json.\n"
     "With it also: no tensor missing or extra, kept tensors equal bit for bit, each layer's error computed again.\n"
     "Exit code 6 when anything differs.\n"
-    "\nExample:\n"
-    "  halfquad verify ./model-hqq4 --source ./model\n";
+    "With --activations also: how far the outputs of each layer are off, ||X (W - What)^T|| / ||X W^T||, for N random\n"
+    "inputs X (standard normal) or those of FILE: tensors named like the layers, [samples, inputs] of F32, F16 or "
+    "BF16.\n"
+    "The products are fp32: other threads, memory, BLAS or devices change the figures by less than 1e-4 of them.\n"
+    "\nExamples:\n"
+    "  halfquad verify ./model-hqq4 --source ./model\n"
+    "  halfquad verify ./model-hqq4 --source ./model --activations 128\n";
 
 struct VerifyCommandOptions {
   std::string output;
   std::string source;
+  ActivationOptions activations;
   bool as_json = false;
   MachineOptions machine;
 };
@@ -54,25 +63,38 @@ ErrorFigures figures_of(const LayerError& layer) {
   return error_figures(layer.error, static_cast<std::uint64_t>(layer.weights));
 }
 
-std::string worst_layers(const VerifyResult& result) {
+std::string fraction_text(const std::optional<double>& figure) { return figure ? fmt::format("{:.5f}", *figure) : "-"; }
+
+std::string worst_layers(const VerifyResult& result, const OutputErrorReport* outputs) {
   std::vector<std::size_t> order(result.layers.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   const auto relative = [&](std::size_t i) { return figures_of(result.layers[i]).relative.value_or(HUGE_VAL); };
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return relative(a) > relative(b); });
   order.resize(std::min(order.size(), kLayersShown));
 
-  Table table("lrrr", {"worst layers", "relative error", "SQNR", "largest"});
+  std::vector<std::string> headers = {"worst layers", "relative error", "SQNR", "largest"};
+  if (outputs != nullptr) headers.push_back("output error");
+  Table table(std::string("l") + std::string(headers.size() - 1, 'r'), headers);
   for (const std::size_t i : order) {
     const ErrorFigures figures = figures_of(result.layers[i]);
-    table.add_row({quoted(result.layers[i].module), figures.relative ? fmt::format("{:.5f}", *figures.relative) : "-",
-                   figures.sqnr_db ? fmt::format("{:.1f} dB", *figures.sqnr_db) : "-",
-                   fmt::format("{:.3g}", figures.max_abs)});
+    std::vector<std::string> row = {quoted(result.layers[i].module), fraction_text(figures.relative),
+                                    figures.sqnr_db ? fmt::format("{:.1f} dB", *figures.sqnr_db) : "-",
+                                    fmt::format("{:.3g}", figures.max_abs)};
+    if (outputs != nullptr) row.push_back(fraction_text(outputs->errors[i].relative()));
+    table.add_row(std::move(row));
   }
   return table.text(2);
 }
 
-std::string verify_text(const VerifyCommandOptions& options, const HqqOutput& output, const VerifyResult& result,
-                        bool has_report) {
+/// What was found; `outputs` when output errors were asked for.
+struct Findings {
+  const VerifyResult& result;
+  const OutputErrorReport* outputs;
+  bool has_report;
+};
+
+std::string verify_text(const VerifyCommandOptions& options, const HqqOutput& output, const Findings& findings) {
+  const VerifyResult& result = findings.result;
   std::string text;
   for (std::size_t i = 0; i < std::min(kProblemsShown, result.problems.size()); ++i) {
     text += fmt::format("problem: {}\n", result.problems[i]);
@@ -83,32 +105,44 @@ std::string verify_text(const VerifyCommandOptions& options, const HqqOutput& ou
   text += fmt::format("{}: {} layers, {} other tensors, {} checksums compared, {} read{}\n", quoted(options.output),
                       output.layers().size(), output.plain().size(), result.checksums_compared,
                       human_bytes(result.bytes_read),
-                      has_report ? "" : fmt::format(" (no {}: checksums could not be checked)", kReportName));
-  if (!result.layers.empty()) text += worst_layers(result);
+                      findings.has_report ? "" : fmt::format(" (no {}: checksums could not be checked)", kReportName));
+  if (!result.layers.empty()) text += worst_layers(result, findings.outputs);
+  if (findings.outputs != nullptr) text += output_error_text(*findings.outputs, result.layers);
   text += result.problems.empty() ? "OK\n" : fmt::format("{} problems\n", result.problems.size());
   return text;
 }
 
-json::object verify_json(const VerifyResult& result) {
+json::object verify_json(const Findings& findings) {
+  const VerifyResult& result = findings.result;
+  const auto or_null = [](const std::optional<double>& figure) { return figure ? json::value(*figure) : nullptr; };
   json::array layers;
-  for (const LayerError& layer : result.layers) {
-    const ErrorFigures figures = figures_of(layer);
-    layers.push_back({{"module", layer.module},
-                      {"mean_abs_error", figures.mean_abs},
-                      {"relative_error", figures.relative ? json::value(*figures.relative) : json::value(nullptr)},
-                      {"sqnr_db", figures.sqnr_db ? json::value(*figures.sqnr_db) : json::value(nullptr)},
-                      {"max_abs_error", figures.max_abs}});
+  for (std::size_t i = 0; i < result.layers.size(); ++i) {
+    const ErrorFigures figures = figures_of(result.layers[i]);
+    json::object layer = {{"module", result.layers[i].module},
+                          {"mean_abs_error", figures.mean_abs},
+                          {"relative_error", or_null(figures.relative)},
+                          {"sqnr_db", or_null(figures.sqnr_db)},
+                          {"max_abs_error", figures.max_abs}};
+    if (findings.outputs != nullptr) layer["output_error"] = or_null(findings.outputs->errors[i].relative());
+    layers.push_back(std::move(layer));
   }
-  return {{"format", "halfquad-verify"},
-          {"version", 1},
-          {"ok", result.problems.empty()},
-          {"problems", json::array(result.problems.begin(), result.problems.end())},
-          {"checksums_compared", result.checksums_compared},
-          {"bytes_read", result.bytes_read},
-          {"layers", std::move(layers)}};
+  json::object found = {{"format", "halfquad-verify"},
+                        {"version", 1},
+                        {"ok", result.problems.empty()},
+                        {"problems", json::array(result.problems.begin(), result.problems.end())},
+                        {"checksums_compared", result.checksums_compared},
+                        {"bytes_read", result.bytes_read},
+                        {"layers", std::move(layers)}};
+  if (findings.outputs != nullptr) found["output_error"] = output_error_json(*findings.outputs, result.layers);
+  return found;
 }
 
 void run_verify(const Context& context, const VerifyCommandOptions& options) {
+  HALFQUAD_REQUIRE(!options.activations.asked() || !options.source.empty(), kUsage,
+                   "--activations needs --source: the errors of outputs are against those of the source");
+  HALFQUAD_REQUIRE(options.activations.asked() || options.activations.devices.devices == "auto", kUsage,
+                   "--devices needs --activations: GPUs only multiply for the errors of outputs");
+  check_device_options(options.activations.devices);
   const HqqOutput output(context.fs, options.output);
   const std::optional<json::object> report = read_report(context.fs, output.checkpoint());
   std::optional<Checkpoint> source;
@@ -120,16 +154,27 @@ void run_verify(const Context& context, const VerifyCommandOptions& options) {
   verify.read_mode = options.machine.read_mode();
   verify.make_solver = options.machine.solver_factory();
 
+  std::optional<OutputErrorRun> outputs;
+  Log log(options.machine.level());
+  const OutputErrorTools tools{options.machine, [&log](const std::string& text) { log.warn(text); }};
+  if (options.activations.asked()) outputs.emplace(context.fs, options.activations, tools, output, *source);
+
   ProgressCounters progress;
   ProgressTotals totals;
   totals.source_bytes = output.checkpoint().tensor_bytes() + (source ? source->tensor_bytes() : 0);
+  if (outputs) totals.source_bytes += outputs->source_bytes();
   ProgressMeter meter(progress, totals, options.machine.progress_mode(), "verifying");
-  const VerifyResult result =
+  VerifyResult result =
       verify_output(context.fs, output, report, source ? &*source : nullptr, verify, progress, context.stop);
+  std::optional<OutputErrorReport> measured;
+  if (outputs) {
+    measured = outputs->measure(result.layers, progress, context.stop);
+    result.bytes_read += measured->bytes_read;
+  }
   meter.finish();
 
-  context.out << (options.as_json ? pretty_json(verify_json(result))
-                                  : verify_text(options, output, result, report.has_value()));
+  const Findings findings{result, measured ? &*measured : nullptr, report.has_value()};
+  context.out << (options.as_json ? pretty_json(verify_json(findings)) : verify_text(options, output, findings));
   HALFQUAD_REQUIRE(result.problems.empty(), kMismatch,
                    fmt::format("{} differs from what it should be in {} places; the first: {}", quoted(options.output),
                                result.problems.size(), result.problems.front()));
@@ -143,6 +188,7 @@ Command add_verify(CLI::App& root, const Context& context) {
   app->footer(kFooter);
   app->add_option("OUT", options->output, "What quantize wrote")->required()->type_name("");
   app->add_option("--source", options->source, "The checkpoint it was made from")->type_name("MODEL");
+  add_activation_options(*app, options->activations);
   app->add_flag("--json", options->as_json, "Print JSON");
   add_thread_option(*app, options->machine);
   add_memory_options(*app, options->machine);

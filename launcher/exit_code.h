@@ -33,6 +33,7 @@ struct QuietExit {
       return kExitMismatch;
     case ErrorCode::kInterrupted:
       return kExitInterrupted;
+    case ErrorCode::kDevice:
     case ErrorCode::kInternal:
       return kExitInternal;
   }

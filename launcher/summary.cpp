@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 #include <set>
 #include <vector>
@@ -61,6 +62,18 @@ std::string ranks_text(const RunFacts& facts) {
          (facts.assembly.gathered ? fmt::format("; results gathered by {}", facts.assembly.writers) : "");
 }
 
+// "2 NVIDIA H100, 1 NVIDIA A100; 93.0 % of the weights"; empty without devices. One that ranks share counts for each.
+std::string devices_text(const RunFacts& facts, const RunResult& result, std::uint64_t weights) {
+  std::map<std::string, int> count;
+  for (const RankFacts& rank : facts.ranks) {
+    for (const std::string& device : rank.devices) ++count[device];
+  }
+  std::string text;
+  for (const auto& [name, number] : count) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", number, name);
+  if (!text.empty()) text += fmt::format("; {:.1f} % of the weights", percent(result.device_weights, weights));
+  return text;
+}
+
 }  // namespace
 
 std::string human_count(std::uint64_t count) {
@@ -115,6 +128,9 @@ std::string summary_text(const Job& job, const RunResult& result, const RunFacts
       {"time", fmt::format("{:.2f} s with {} threads ({}): {:.2f} GB/s read, {:.1f} M weights/s", facts.seconds,
                            facts.threads, facts.solver, static_cast<double>(facts.bytes_read) / seconds / 1e9,
                            static_cast<double>(inventory.weights) / seconds / 1e6)});
+  if (const std::string devices = devices_text(facts, result, inventory.weights); !devices.empty()) {
+    facts_table.add_row({"devices", devices});
+  }
   if (facts.ranks.size() > 1) facts_table.add_row({"ranks", ranks_text(facts)});
   if (facts.resume.source_bytes > 0) {
     facts_table.add_row({"continued", fmt::format("{} of the source were finished by an earlier run",

@@ -27,7 +27,7 @@ std::optional<std::size_t> block_bytes(std::size_t bytes) {
 
 // Large blocks are made of huge pages where the system has them for who asks: a page fault for every 4 KiB would cost
 // as much as the first pass over the weights.
-std::byte* map(std::size_t size) noexcept {
+std::byte* map_pages(std::size_t size) noexcept {
   const bool large = size >= kHugePageBytes;
   void* data = nullptr;  // std::aligned_alloc wants sizes that are multiples of the alignment
   if (::posix_memalign(&data, large ? kHugePageBytes : BufferPool::kAlignment, size) != 0) return nullptr;
@@ -35,7 +35,7 @@ std::byte* map(std::size_t size) noexcept {
   return static_cast<std::byte*>(data);
 }
 
-void unmap(std::byte* data, std::size_t size) noexcept {
+void unmap_pages(std::byte* data, std::size_t size) noexcept {
   // free() may keep a block in its heap for later; without this its pages would stay resident beside the budget.
   // Where pages are larger than blocks, it would take the neighbours' bytes too.
   if (::sysconf(_SC_PAGESIZE) == static_cast<long>(BufferPool::kAlignment)) ::madvise(data, size, MADV_DONTNEED);
@@ -67,7 +67,7 @@ void Buffer::reset() noexcept {
   pool_ = nullptr;
 }
 
-BufferPool::BufferPool(std::uint64_t budget_bytes) : budget_(budget_bytes) {}
+BufferPool::BufferPool(std::uint64_t budget_bytes, PageLock* pages) : budget_(budget_bytes), pages_(pages) {}
 
 BufferPool::~BufferPool() {
   HALFQUAD_DCHECK(leased_ == 0);
@@ -126,6 +126,22 @@ std::byte* BufferPool::take_locked(std::size_t bytes) {
   }
   leased_ += *size;
   return data;
+}
+
+std::byte* BufferPool::map(std::size_t size) {
+  std::byte* data = map_pages(size);
+  if (data == nullptr || pages_ == nullptr || !pages_->lock({data, size})) return data;
+  try {
+    page_locked_.insert(data);
+  } catch (const std::bad_alloc&) {
+    pages_->unlock({data, size});
+  }
+  return data;
+}
+
+void BufferPool::unmap(std::byte* data, std::size_t size) noexcept {
+  if (page_locked_.erase(data) > 0) pages_->unlock({data, size});
+  unmap_pages(data, size);
 }
 
 void BufferPool::unmap_cached_locked(std::size_t wanted) {

@@ -5,8 +5,11 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <set>
 #include <span>
 #include <vector>
+
+#include "runtime/page_lock.h"
 
 namespace halfquad {
 
@@ -45,7 +48,8 @@ class BufferPool {
  public:
   static constexpr std::size_t kAlignment = 4096;
 
-  explicit BufferPool(std::uint64_t budget_bytes);
+  /// `pages`, when given, locks every block for as long as it is mapped, and must outlive the pool.
+  explicit BufferPool(std::uint64_t budget_bytes, PageLock* pages = nullptr);
   ~BufferPool();  ///< @pre every Buffer has been returned.
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
@@ -68,16 +72,20 @@ class BufferPool {
   friend class Buffer;
   void release(std::byte* data, std::size_t bytes) noexcept;
   [[nodiscard]] std::byte* take_locked(std::size_t bytes);
+  [[nodiscard]] std::byte* map(std::size_t size);
+  void unmap(std::byte* data, std::size_t size) noexcept;
   void unmap_cached_locked(std::size_t wanted);
 
   mutable std::mutex mutex_;
   std::condition_variable freed_;
   const std::uint64_t budget_;
+  PageLock* const pages_;
   std::uint64_t mapped_ = 0;  // leased + cached
   std::uint64_t leased_ = 0;
   std::uint64_t peak_ = 0;
   bool closed_ = false;
   std::map<std::size_t, std::vector<std::byte*>> cached_;  // by size
+  std::set<std::byte*> page_locked_;
 };
 
 }  // namespace halfquad

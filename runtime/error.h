@@ -14,6 +14,7 @@ enum class ErrorCode : int {
   kOutOfMemory,  ///< A budget or the machine's memory is too small for the job.
   kMismatch,     ///< Verification found bytes or values that differ.
   kInterrupted,  ///< A signal asked for a stop; finished work is kept where the command can continue.
+  kDevice,       ///< An accelerator failed; its work can be done elsewhere.
   kInternal,     ///< A broken assumption inside halfquad.
 };
 

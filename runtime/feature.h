@@ -14,7 +14,4 @@ struct Feature {
 /// Needs no MPI_Init and starts nothing.
 [[nodiscard]] Feature mpi_feature();
 
-/// Asks the driver for its devices; a machine without driver or device is a normal answer, not an error.
-[[nodiscard]] Feature cuda_feature();
-
 }  // namespace halfquad

@@ -15,10 +15,13 @@ ItemReceiver::ItemReceiver(WeightFiles& files, RecordKeeper& keeper, Outbox& out
 }
 
 void ItemReceiver::end() noexcept {
+  std::map<int, std::unique_ptr<InLink>> links;
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;
+    links = std::exchange(links_, {});
   }
+  links.clear();  // waits for their threads, which come here with what they have
   changed_.notify_all();
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
@@ -43,12 +46,42 @@ void ItemReceiver::grant_locked() {
   }
 }
 
-void ItemReceiver::arrived(Message message) {
+void ItemReceiver::arrived(Message message) { push({std::move(message)}); }
+
+void ItemReceiver::push(Item item) {
   {
     const std::lock_guard lock(mutex_);
-    items_.push_back(std::move(message));
+    items_.push_back(std::move(item));
   }
   changed_.notify_one();
+}
+
+void ItemReceiver::link_asked(int rank, WireReader in) {
+  const std::span<const std::byte> identity = in.get_data();
+  const std::lock_guard lock(mutex_);
+  if (ending_) return;
+  if (options_.devices == nullptr || links_.size() >= kMostLinks) {
+    WireWriter out;
+    out.put(std::string_view());
+    outbox_.post(message_to(rank, Tag::kLinkLost, out));
+    return;
+  }
+  links_[rank] = std::make_unique<InLink>(*options_.devices, outbox_, rank, identity, [this](Message message) {
+    push({std::move(message), true});
+  });
+}
+
+void ItemReceiver::announced(int rank, WireReader in) {
+  const auto ticket = in.get<std::uint64_t>();
+  const std::lock_guard lock(mutex_);
+  if (const auto link = links_.find(rank); link != links_.end()) {
+    link->second->announced(ticket, in.get<std::uint64_t>());
+  }
+}
+
+void ItemReceiver::link_ended(int rank) {
+  const std::lock_guard lock(mutex_);
+  if (const auto link = links_.find(rank); link != links_.end()) link->second->end();
 }
 
 void ItemReceiver::keep(int rank, WireReader in) {
@@ -61,6 +94,11 @@ std::uint64_t ItemReceiver::bytes_received() const {
   return received_bytes_;
 }
 
+std::uint64_t ItemReceiver::bytes_by_link() const {
+  const std::lock_guard lock(mutex_);
+  return link_bytes_;
+}
+
 void ItemReceiver::loop(int thread) {
   const std::string lane = fmt::format("receiver {}", thread);
   try {
@@ -68,19 +106,20 @@ void ItemReceiver::loop(int thread) {
     while (true) {
       changed_.wait(lock, [this] { return ending_ || !items_.empty(); });
       if (ending_) return;
-      Message message = std::move(items_.front());
+      Item item = std::move(items_.front());
       items_.pop_front();
       lock.unlock();
       const auto start = std::chrono::steady_clock::now();
-      const std::uint64_t bytes = write(message);
+      const std::uint64_t bytes = write(item.message);
       if (options_.trace != nullptr) {
-        options_.trace->add(lane, fmt::format("write for rank {}", message.rank), start,
+        options_.trace->add(lane, fmt::format("write for rank {}", item.message.rank), start,
                             std::chrono::steady_clock::now());
       }
-      message = {};  // before its room is given to the next
+      item.message = {};  // before its room is given to the next
       lock.lock();
       granted_bytes_ -= bytes;
       received_bytes_ += bytes;
+      if (item.by_link) link_bytes_ += bytes;
       grant_locked();
     }
   } catch (...) {

@@ -5,11 +5,14 @@
 #include <deque>
 #include <exception>
 #include <functional>
+#include <map>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 #include "runtime/trace.h"
+#include "sharding/in_link.h"
 #include "sharding/outbox.h"
 #include "sharding/record_keeper.h"
 #include "sharding/weight_files.h"
@@ -23,6 +26,7 @@ class ItemReceiver {
   struct Options {
     std::uint64_t budget_bytes = 0;
     int threads = 1;
+    DeviceSet* devices = nullptr;  ///< Those that other ranks' may be linked to.
     Trace* trace = nullptr;
   };
   /// Called once, from a thread of this object, when writing failed; nothing more is granted then.
@@ -37,10 +41,17 @@ class ItemReceiver {
   void offered(int rank, WireReader in);
   void arrived(Message message);
   void keep(int rank, WireReader in);
+  void link_asked(int rank, WireReader in);
+  void announced(int rank, WireReader in);
+  void link_ended(int rank);
 
   /// Ends the threads; what was not written yet is dropped.
   void end() noexcept;
   [[nodiscard]] std::uint64_t bytes_received() const;
+  [[nodiscard]] std::uint64_t bytes_by_link() const;  ///< Of these, over links between devices.
+
+  /// More links are declined: each takes memory of a device.
+  static constexpr std::size_t kMostLinks = 16;
 
  private:
   struct Offer {
@@ -48,7 +59,12 @@ class ItemReceiver {
     std::uint64_t ticket = 0;
     std::uint64_t bytes = 0;
   };
+  struct Item {
+    Message message;
+    bool by_link = false;
+  };
   void grant_locked();
+  void push(Item item);
   void loop(int thread);
   std::uint64_t write(const Message& message);
 
@@ -60,10 +76,11 @@ class ItemReceiver {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Offer> offers_;
-  std::deque<Message> items_;
-  std::uint64_t granted_bytes_ = 0, received_bytes_ = 0;
+  std::deque<Item> items_;
+  std::uint64_t granted_bytes_ = 0, received_bytes_ = 0, link_bytes_ = 0;
   bool ending_ = false;
-  std::vector<std::thread> threads_;  // last: they use all of the above
+  std::map<int, std::unique_ptr<InLink>> links_;  // by rank
+  std::vector<std::thread> threads_;              // last: they use all of the above
 };
 
 }  // namespace halfquad

@@ -153,11 +153,14 @@ void JobFollower::work(const RankJob& job) {
   WireWriter seen;
   seen.put(
       meanwhile([&](const StopFlag& stop) { return find_probe(job.fs, job.partial, token, limits_.probe, stop); }));
+  write_devices(seen, job.run.devices == nullptr ? std::vector<SeenDevice>() : job.run.devices->seen());
   outbox_.post(message_to(kLeader, Tag::kSeen, seen));
 
   const Message part = wait_for(Tag::kRole);
   WireReader in(part.data);
   place.role = AssemblyRole::read(in);
+  const std::vector<std::size_t> devices = read_tensors(in);
+  if (job.run.devices != nullptr) job.run.devices->keep(devices);
   const std::unique_ptr<WeightFiles> files =
       place.role.writes(place.rank) ? attach_and_check(job, read_records(in)) : nullptr;
   place.files = files.get();

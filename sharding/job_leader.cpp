@@ -233,6 +233,7 @@ bool JobLeader::took_answer(Tag tag, int rank, WireReader in) {
   } else if (tag == Tag::kSeen) {
     peer.looked = true;
     in.get(peer.sees);
+    peer.devices = read_devices(in);
   } else if (tag == Tag::kChecked) {
     peer.checked = true;
     for (std::size_t left = in.count(sizeof(std::uint64_t)); left > 0; --left) {

@@ -38,6 +38,7 @@ struct AssemblyFacts {
 /// One rank as the report shows it.
 struct RankFacts {
   std::string host;
+  std::vector<std::string> devices;  ///< Names of those it used.
   std::uint64_t bytes_read = 0, bytes_written = 0, weights = 0;
   PipelineStats stats;
 };
@@ -76,7 +77,8 @@ class JobLeader {
   class OwnShare;
   struct Peer {
     bool greeted = false, scanned = false, looked = false, checked = false, idle = false, ended = false, lost = false;
-    bool sees = false;  // the output's file system
+    bool sees = false;                // the output's file system
+    std::vector<SeenDevice> devices;  // that it sees
     std::chrono::steady_clock::time_point heard;
     std::int64_t clock_ahead_us = 0;  // of its wall clock, before rank 0's
     int clocks_seen = 0;
@@ -95,6 +97,7 @@ class JobLeader {
                                                          std::vector<ItemRecord>& records);
   [[nodiscard]] std::unique_ptr<WeightFiles> create_output(const RankJob& job);
   void assign_roles(const RankJob& job);
+  void share_devices(const RankJob& job);
   void check_records(const RankJob& job, std::vector<ItemRecord> records);
   [[nodiscard]] std::vector<std::optional<TensorDecision>> hand_over_decisions(const RankJob& job,
                                                                                std::span<const ItemRecord> records);
@@ -146,6 +149,7 @@ class JobLeader {
   LocalRun* local_ = nullptr;      // likewise
   std::vector<Message> early_;     // from ranks that began before this one
   std::vector<AssemblyRole> roles_;
+  std::vector<std::vector<std::size_t>> devices_;  // by rank: of Peer::devices, those it uses
   AssemblyFacts assembly_;
   bool running_ = false, over_ = false;
   StopFlag checks_stop_;  // of what meanwhile() does: requested when the job ends early

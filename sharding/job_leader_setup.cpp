@@ -74,6 +74,7 @@ std::unique_ptr<WeightFiles> JobLeader::set_up(const RankJob& job, bool resumed,
   greet(job.fingerprint);
   std::unique_ptr<WeightFiles> files = meanwhile([&] { return open_output(job, resumed, records); });
   assign_roles(job);
+  share_devices(job);
   return files;
 }
 
@@ -161,6 +162,17 @@ void JobLeader::assign_roles(const RankJob& job) {
   }
 }
 
+void JobLeader::share_devices(const RankJob& job) {
+  if (job.run.devices != nullptr) peers_[kSelf].devices = job.run.devices->seen();
+  std::vector<DeviceView> views;
+  for (std::size_t rank = 0; rank < peers_.size(); ++rank) views.push_back({facts_[rank].host, peers_[rank].devices});
+  devices_ = assign_devices(views);
+  for (std::size_t rank = 0; rank < peers_.size(); ++rank) {
+    for (const std::size_t place : devices_[rank]) facts_[rank].devices.push_back(peers_[rank].devices[place].name);
+  }
+  if (job.run.devices != nullptr) job.run.devices->keep(devices_[kSelf]);
+}
+
 // Has every rank that sees the files compare its part of the records with them.
 void JobLeader::check_records(const RankJob& job, std::vector<ItemRecord> records) {
   std::vector<std::size_t> writers;
@@ -175,6 +187,7 @@ void JobLeader::check_records(const RankJob& job, std::vector<ItemRecord> record
   for (std::size_t rank = 1; rank < peers_.size(); ++rank) {
     WireWriter out;
     roles_[rank].write(out);
+    write_tensors(out, devices_[rank]);
     write_records(out, parts[rank]);
     outbox_.post(message_to(static_cast<int>(rank), Tag::kRole, out));
   }

@@ -35,6 +35,13 @@ enum class Tag : int {
   kStored,  ///< Receiver: they are written.
   kKeep,    ///< Sender: the record of an item whose pieces were written.
   kKept,    ///< Receiver: it will be made durable.
+  // Between the same, where results travel over a link between their devices.
+  kLinkAsk,     ///< Sender: its device's identity.
+  kLinkAnswer,  ///< Receiver: an invitation. Instead, or at any later time:
+  kLinkLost,    ///< Receiver: there is no link, for this reason; no reason: it was never possible.
+  kLinkEnd,     ///< Sender: it has given the link up.
+  kLinkItem,    ///< Sender, instead of kItem: so many bytes of the ticket come over the link.
+  kAgain,       ///< Receiver: they did not, so the ticket's pieces have to come as kItem.
 };
 
 /// kOffer and what follows it.

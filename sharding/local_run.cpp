@@ -71,7 +71,12 @@ Error as_error(std::exception_ptr error) noexcept {
 }
 
 LocalRun::LocalRun(const RankJob& job, const Place& place, WorkShare& share, Outbox& outbox, ProgressCounters& progress)
-    : job_(job), place_(place), share_(share), outbox_(outbox), progress_(progress), sender_(outbox) {
+    : job_(job),
+      place_(place),
+      share_(share),
+      outbox_(outbox),
+      progress_(progress),
+      sender_(outbox, place.rank, job.run.devices) {
   try {
     open_store();
   } catch (...) {
@@ -112,7 +117,8 @@ void LocalRun::open_store() {
   const int threads = receiving_threads(job_.run.threads);
   receiver_ = std::make_unique<ItemReceiver>(
       *place_.files, *keeper_, outbox_,
-      ItemReceiver::Options{.budget_bytes = memory().receive, .threads = threads, .trace = job_.run.trace},
+      ItemReceiver::Options{
+          .budget_bytes = memory().receive, .threads = threads, .devices = job_.run.devices, .trace = job_.run.trace},
       [this](std::exception_ptr error) { store_failed(std::move(error)); });
 }
 
@@ -132,23 +138,46 @@ std::optional<Error> LocalRun::store_error() {
 bool LocalRun::take(Message& message) {
   const auto tag = static_cast<Tag>(message.tag);
   if (!is_between_any_ranks(tag)) return false;
+  if (took_answer(tag, message)) return true;
+  if (receiver_) take_offer(tag, message);  // else it could not be opened: the job is about to end
+  return true;
+}
+
+bool LocalRun::took_answer(Tag tag, const Message& message) {
   WireReader in(message.data);
   if (tag == Tag::kGrant) {
     sender_.granted(in.get<std::uint64_t>());
   } else if (tag == Tag::kStored) {
     sender_.stored(in.get<std::uint64_t>());
+  } else if (tag == Tag::kAgain) {
+    sender_.again(in.get<std::uint64_t>());
   } else if (tag == Tag::kKept) {
     sender_.kept();
-  } else if (!receiver_) {
-    // It could not be opened: the job is about to end.
-  } else if (tag == Tag::kOffer) {
+  } else if (tag == Tag::kLinkAnswer) {
+    sender_.link_answered(message.rank, in);
+  } else if (tag == Tag::kLinkLost) {
+    sender_.link_lost(message.rank, in);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+void LocalRun::take_offer(Tag tag, Message& message) {
+  WireReader in(message.data);
+  if (tag == Tag::kOffer) {
     receiver_->offered(message.rank, in);
   } else if (tag == Tag::kKeep) {
     receiver_->keep(message.rank, in);
+  } else if (tag == Tag::kLinkAsk) {
+    receiver_->link_asked(message.rank, in);
+  } else if (tag == Tag::kLinkItem) {
+    receiver_->announced(message.rank, in);
+  } else if (tag == Tag::kLinkEnd) {
+    receiver_->link_ended(message.rank);
   } else {
     receiver_->arrived(std::move(message));
   }
-  return true;
 }
 
 void LocalRun::work() {
@@ -208,6 +237,7 @@ void LocalRun::close_store() {
   if (receiver_) {
     receiver_->end();
     outcome_.stats.bytes_received = receiver_->bytes_received();
+    outcome_.stats.bytes_by_device_link = receiver_->bytes_by_link();
   }
   if (keeper_) keeper_->finish();
   if (journal_) journal_->close();

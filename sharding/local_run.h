@@ -14,6 +14,7 @@
 #include "runtime/stop_flag.h"
 #include "sharding/item_receiver.h"
 #include "sharding/item_sender.h"
+#include "sharding/job_tags.h"
 #include "sharding/rank_job.h"
 #include "sharding/record_keeper.h"
 #include "sharding/weight_files.h"
@@ -57,6 +58,8 @@ class LocalRun {
   class Share;
   class Sink;
 
+  [[nodiscard]] bool took_answer(Tag tag, const Message& message);
+  void take_offer(Tag tag, Message& message);
   void open_store();
   void work();
   void run_pipeline();

@@ -26,8 +26,8 @@ T share(std::uint64_t slots, std::uint64_t divisor, T most) {
 Pipeline::Pipeline(FileSystem& fs, const Inputs& inputs)
     : in_(inputs),
       files_(fs, inputs.checkpoint, inputs.options.read_mode),
-      pool_(inputs.options.memory_bytes),
       shape_(shape_for(inputs)),
+      pool_(inputs.options.memory_bytes, shape_.device_workers > 0 ? inputs.options.devices : nullptr),
       tensors_(inputs.layout.quantized().size()) {
   for (std::size_t i = 0; i < in_.settled.size(); ++i) tensors_[i].decision = in_.settled[i];
 }
@@ -37,11 +37,14 @@ Pipeline::Shape Pipeline::shape_for(const Inputs& inputs) {
   // tiles whose tensor is not decided yet.
   const std::uint64_t slots = inputs.options.memory_bytes / std::max<std::uint64_t>(1, inputs.plan.largest_item_bytes);
   Shape shape;
-  shape.workers = share(slots, 3, inputs.options.threads);
+  const int devices = inputs.options.devices == nullptr ? 0 : inputs.options.devices->workers();
+  if (devices > 0) shape.device_workers = share(slots, 4, devices);
+  const bool host_waits = devices > 0 && inputs.options.devices_only;
+  shape.workers = host_waits ? 0 : share(slots, 3, inputs.options.threads);
   shape.readers = share(slots, 10, std::clamp(inputs.options.threads / 2, 4, 16));
   const int writers = inputs.options.writers;
   shape.writers = share(slots, 10, writers > 0 ? writers : std::clamp(inputs.options.threads / 8, 2, 8));
-  shape.ready_limit = share<std::size_t>(slots, 10, static_cast<std::size_t>(shape.workers) + 1);
+  shape.ready_limit = share<std::size_t>(slots, 10, static_cast<std::size_t>(shape.workers + shape.device_workers) + 1);
   shape.writing_limit = share<std::size_t>(slots, 10, static_cast<std::size_t>(shape.writers) + 1);
   return shape;
 }
@@ -57,7 +60,7 @@ PipelineStats Pipeline::run() {
 
 void Pipeline::start_threads() {
   readers_running_ = shape_.readers;
-  workers_running_ = shape_.workers;
+  workers_running_ = shape_.workers + shape_.device_workers;
   std::vector<std::jthread> threads;
   const auto start = [&](int count, std::string_view kind, void (Pipeline::*loop)(const std::string&)) {
     for (int i = 0; i < count; ++i) {
@@ -70,10 +73,14 @@ void Pipeline::start_threads() {
       start(shape_.readers, "reader", &Pipeline::read_loop);
       start(shape_.workers, "worker", &Pipeline::solve_loop);
       start(shape_.writers, "writer", &Pipeline::write_loop);
+      for (int i = 0; i < shape_.device_workers; ++i) {
+        threads.emplace_back(
+            [this, i, lane = fmt::format("device worker {}", i)] { guarded([&] { device_loop(lane, i); }); });
+      }
     } catch (const std::system_error& error) {
       throw Error(ErrorCode::kOutOfMemory,
                   fmt::format("the system refused thread {} of {} ({}); lower --threads", threads.size() + 1,
-                              shape_.readers + shape_.workers + shape_.writers, error.what()));
+                              shape_.readers + shape_.workers + shape_.writers + shape_.device_workers, error.what()));
     }
     watch_stop();
   });
@@ -139,14 +146,21 @@ void Pipeline::read_loop(const std::string& lane) {
       continue;
     }
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return failed_ || ready_.size() < shape_.ready_limit; });
+    changed_.wait(lock, [&] { return failed_ || room_for_ready_locked(); });
     if (failed_) return;
+    ready_weights_ += weights_of(item_of(unit));
     ready_.push_back(std::move(unit));
     changed_.notify_all();
   }
   const std::lock_guard lock(mutex_);
   --readers_running_;
   changed_.notify_all();
+}
+
+// Devices take small tiles together, so more of these may wait for one.
+bool Pipeline::room_for_ready_locked() const {
+  return ready_.size() < shape_.ready_limit ||
+         (shape_.device_workers > 0 && ready_weights_ < static_cast<std::uint64_t>(DeviceSet::kBatchWeights));
 }
 
 std::optional<Pipeline::NextRead> Pipeline::next_read() {
@@ -179,7 +193,7 @@ std::optional<Pipeline::NextRead> Pipeline::next_read() {
 // Near the end of the job a rank takes no more tiles than it needs to go on without a pause: what it takes, another
 // rank with idle cores cannot.
 bool Pipeline::may_fetch_locked() const {
-  return !fetching_ && (!few_left_ || unsolved_ < 2 * static_cast<std::size_t>(shape_.workers));
+  return !fetching_ && (!few_left_ || unsolved_ < 2 * static_cast<std::size_t>(shape_.workers + shape_.device_workers));
 }
 
 // Asks for the next items, without the lock.

@@ -46,6 +46,7 @@ class Pipeline {
   // Threads and queue lengths that fit the budget.
   struct Shape {
     int readers = 1, workers = 1, writers = 1;
+    int device_workers = 0;
     std::size_t ready_limit = 1;    // tiles read and not yet solved
     std::size_t writing_limit = 1;  // items solved and not yet written
   };
@@ -54,6 +55,7 @@ class Pipeline {
   void start_threads();
   void read_loop(const std::string& lane);
   void solve_loop(const std::string& lane);
+  void device_loop(const std::string& lane, int worker);
   void write_loop(const std::string& lane);
   template <class Body>
   void guarded(Body body) noexcept;
@@ -72,24 +74,38 @@ class Pipeline {
   [[nodiscard]] std::optional<NextRead> next_read();
   void fetch_range(std::unique_lock<std::mutex>& lock);
   [[nodiscard]] bool may_fetch_locked() const;
+  [[nodiscard]] bool room_for_ready_locked() const;
   [[nodiscard]] Unit read(const NextRead& next);
   [[nodiscard]] Buffer acquire(std::uint64_t bytes, std::size_t item);
   [[nodiscard]] std::uint64_t give_up_one_locked(std::size_t item);
 
   // Solving.
-  [[nodiscard]] std::optional<Unit> next_solve();
-  void solve_first(TileSolver& solver, Unit unit);
-  void finish(TileSolver& solver, Unit unit);
-  std::uint64_t solve_strips(TileSolver& solver, Unit& unit, const TileSolver::Job& job, int redo_after,
-                             std::vector<ExactSum>& sums);
+  // One tile on its way through a worker.
+  struct Pass {
+    Unit unit;
+    TileSolver::Job job;
+    FirstPasses found;            // of a first pass
+    bool solve = true;            // else only the range is wanted
+    int redo_after = kAllStrips;  // only strips whose zeros still moved after this step
+    bool solved = false;
+    std::uint64_t strips = 0;  // solved
+  };
+  static constexpr int kAllStrips = -1;
+  [[nodiscard]] std::vector<Unit> next_solve(std::uint64_t batch_weights);
+  void worker_gone();
+  void solve_units(TileSolver& host, DeviceSolver* device, int worker, std::vector<Unit> units,
+                   const std::string& lane);
+  [[nodiscard]] Pass begin_pass(Unit unit);
+  void solve_on_device(DeviceSolver& device, int worker, std::span<Pass> passes);
+  void solve_on_host(TileSolver& solver, Pass& pass);
+  [[nodiscard]] bool nothing_to_solve(const Pass& pass) const;
+  void end_pass(Pass pass, double seconds);
   void clear_nonfinite(Unit& unit, const QuantizedTensor& tensor);
   [[nodiscard]] std::string range_error(const SourceTensor& source) const;
-  void first_pass_done(Unit unit, FirstPasses passes, Time start);
+  void first_pass_done(Unit unit, FirstPasses passes);
   void give_up_locked(Unit unit);
   void decided(std::size_t tensor, const TensorDecision& decision);
   void settle_given_up_locked(std::size_t tensor);
-  void tile_solved(Unit unit, Time start, std::uint64_t redone);
-  void count_solving_locked(Unit& unit, Time start);
 
   // Writing.
   void push_write(Unit unit);
@@ -108,8 +124,8 @@ class Pipeline {
 
   Inputs in_;
   OpenCheckpoint files_;
-  BufferPool pool_;  // outlives every Unit below
   Shape shape_;
+  BufferPool pool_;  // outlives every Unit below
 
   std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
@@ -122,6 +138,7 @@ class Pipeline {
   std::size_t undecided_ = 0;           // tensors that are TensorState::undecided
   std::deque<std::size_t> again_;       // items to be read again, before anything new
   std::deque<Unit> ready_;              // read, to be solved
+  std::uint64_t ready_weights_ = 0;     // in ready_
   std::deque<Unit> writing_;            // to be written
   std::multiset<std::size_t> waiting_;  // items whose reader waits for memory
   int readers_running_ = 0, workers_running_ = 0;

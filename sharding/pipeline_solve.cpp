@@ -9,113 +9,188 @@
 #include "kernels/decode.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
+#include "sharding/device_tiles.h"
 #include "sharding/pipeline.h"
 
 namespace halfquad {
-namespace {
-
-constexpr int kAllStrips = -1;
-
-}  // namespace
-
 void Pipeline::solve_loop(const std::string& lane) {
   TileSolver solver(in_.options.make_solver());
-  while (std::optional<Unit> unit = next_solve()) {
-    check_stop();
-    const auto start = std::chrono::steady_clock::now();
-    const WorkItem& item = item_of(*unit);
-    const bool first = unit->phase == Unit::Phase::kFirst;
-    if (first) {
-      solve_first(solver, std::move(*unit));
-      const std::lock_guard lock(mutex_);
-      --unsolved_;
-      changed_.notify_all();
-    } else {
-      finish(solver, std::move(*unit));
-    }
-    trace(lane, first ? "solve" : "finish", item, start);
+  while (true) {
+    std::vector<Unit> units = next_solve(0);
+    if (units.empty()) break;
+    solve_units(solver, nullptr, 0, std::move(units), lane);
   }
+  worker_gone();
+}
+
+// A device that cannot be had, or fails, leaves its tiles to the other workers.
+void Pipeline::device_loop(const std::string& lane, int worker) {
+  DeviceSet& devices = *in_.options.devices;
+  if (const std::unique_ptr<DeviceSolver> device = devices.open(worker)) {
+    TileSolver host(in_.options.make_solver());
+    while (!devices.lost(worker)) {
+      std::vector<Unit> units = next_solve(DeviceSet::kBatchWeights);
+      if (units.empty()) break;
+      solve_units(host, device.get(), worker, std::move(units), lane);
+    }
+  }
+  if (shape_.workers == 0 && devices.lost(worker)) return solve_loop(lane);
+  worker_gone();
+}
+
+void Pipeline::worker_gone() {
   const std::lock_guard lock(mutex_);
   --workers_running_;
   changed_.notify_all();
 }
 
-std::optional<Unit> Pipeline::next_solve() {
+// The next tile, and more as long as they hold no more than `batch_weights` in all. Empty: there will be none.
+std::vector<Unit> Pipeline::next_solve(std::uint64_t batch_weights) {
   const auto start = std::chrono::steady_clock::now();
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return failed_ || !ready_.empty() || readers_running_ == 0; });
   stats_.read_wait_seconds += seconds_since(start);
-  if (failed_ || ready_.empty()) return {};
-  Unit unit = std::move(ready_.front());
-  ready_.pop_front();
+  std::vector<Unit> units;
+  std::uint64_t weights = 0;
+  while (!failed_ && !ready_.empty()) {
+    const std::uint64_t more = weights_of(item_of(ready_.front()));
+    if (!units.empty() && weights + more > batch_weights) break;
+    weights += more;
+    ready_weights_ -= more;
+    units.push_back(std::move(ready_.front()));
+    ready_.pop_front();
+  }
   changed_.notify_all();
-  return unit;
+  return units;
 }
 
-void Pipeline::solve_first(TileSolver& solver, Unit unit) {
+void Pipeline::solve_units(TileSolver& host, DeviceSolver* device, int worker, std::vector<Unit> units,
+                           const std::string& lane) {
+  check_stop();
   const auto start = std::chrono::steady_clock::now();
+  std::vector<Pass> passes;
+  for (Unit& unit : units) passes.push_back(begin_pass(std::move(unit)));
+  if (device != nullptr) solve_on_device(*device, worker, passes);
+  for (Pass& pass : passes) {
+    if (!pass.solved) solve_on_host(host, pass);
+  }
+  const double seconds = seconds_since(start) / static_cast<double>(passes.size());
+  for (Pass& pass : passes) {
+    const bool first = pass.unit.phase == Unit::Phase::kFirst;
+    trace(lane, first ? "solve" : "finish", item_of(pass.unit), start);
+    end_pass(std::move(pass), seconds);
+    if (!first) continue;
+    const std::lock_guard lock(mutex_);
+    --unsolved_;
+    changed_.notify_all();
+  }
+}
+
+Pipeline::Pass Pipeline::begin_pass(Unit unit) {
   const WorkItem& item = item_of(unit);
   const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
   unit.strips.resize(static_cast<std::size_t>(TileSolver::strip_count(tensor, item.index)));
-  FirstPasses passes;
-  passes.tensor = item.tensor;
-  passes.tiles = 1;
-  if (!tensor.spec.channel_wise) {
-    passes.range = solver.range(tensor, item.index, unit.buffer.source());
-    if (passes.range.nonfinite) {
-      clear_nonfinite(unit, tensor);
-      passes.range = solver.range(tensor, item.index, unit.buffer.source());
+  Pass pass;
+  pass.job = {&tensor, item.index, in_.layout.stored(), tensor.spec.iters};
+  if (unit.phase == Unit::Phase::kFirst) {
+    pass.found.tensor = item.tensor;
+    pass.found.tiles = 1;
+    pass.solve = tensor.spec.channel_wise;
+    if (tensor.spec.optimizes()) {
+      pass.job.record = RecordErrors::kYes;
+      pass.found.step_abs.resize(static_cast<std::size_t>(tensor.spec.iters));
     }
-  } else {
-    const bool record = tensor.spec.optimizes();
-    if (record) passes.step_abs.resize(static_cast<std::size_t>(tensor.spec.iters));
-    TileSolver::Job job{&tensor, item.index, in_.layout.stored(), tensor.spec.iters};
-    job.record = record ? RecordErrors::kYes : RecordErrors::kNo;
-    solve_strips(solver, unit, job, kAllStrips, passes.step_abs);
+  } else {                                                             // its tensor is decided
+    const TensorDecision& decision = *tensors_[item.tensor].decision;  // does not change any more
+    unit.record.decision = decision;
+    pass.job.iters = decision.steps;
+    if (!tensor.spec.channel_wise) pass.job.grid = &decision.grid;
+    if (unit.phase == Unit::Phase::kFinish && tensor.spec.channel_wise) pass.redo_after = decision.steps;
   }
-  in_.progress.weights_done += weights_of(item);
-  if (TensorState::waits(tensor.spec)) {
-    first_pass_done(std::move(unit), std::move(passes), start);
-  } else {
-    tile_solved(std::move(unit), start, 0);
+  pass.unit = std::move(unit);
+  return pass;
+}
+
+bool Pipeline::nothing_to_solve(const Pass& pass) const {
+  return !pass.solve || (pass.redo_after != kAllStrips &&
+                         std::all_of(pass.unit.strips.begin(), pass.unit.strips.end(),
+                                     [&](const StripResult& strip) { return strip.settled <= pass.redo_after; }));
+}
+
+// What the device cannot finish, for whatever reason, is left to the host, which knows how to say why.
+void Pipeline::solve_on_device(DeviceSolver& device, int worker, std::span<Pass> passes) {
+  std::vector<DeviceTile> tiles;
+  std::vector<Pass*> sent;
+  for (Pass& pass : passes) {
+    if (nothing_to_solve(pass)) continue;
+    tiles.push_back(device_tile(pass.job, pass.unit.buffer.source(), pass.unit.buffer.output()));
+    sent.push_back(&pass);
+  }
+  if (tiles.empty()) return;
+  std::vector<DeviceResult> results;
+  try {
+    results = device.solve(tiles);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kDevice && error.code() != ErrorCode::kOutOfMemory) throw;
+    in_.options.devices->lose(worker, error);
+    return;
+  }
+  for (std::size_t i = 0; i < sent.size(); ++i) {
+    if (results[i].outcome != DeviceOutcome::kDone) continue;
+    Pass& pass = *sent[i];
+    spread_result(results[i], pass.unit.strips);
+    if (pass.job.record == RecordErrors::kYes) pass.found.step_abs = std::move(results[i].step_abs);
+    pass.solved = true;
+    pass.strips = pass.unit.strips.size();
+    if (pass.redo_after != kAllStrips) continue;
+    const std::lock_guard lock(mutex_);
+    stats_.device_weights += weights_of(item_of(pass.unit));
   }
 }
 
-// A tile whose tensor is decided: what is left to solve, and off to the writers.
-void Pipeline::finish(TileSolver& solver, Unit unit) {
-  const auto start = std::chrono::steady_clock::now();
-  const WorkItem& item = item_of(unit);
-  const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
-  const TensorDecision& decision = *tensors_[item.tensor].decision;  // does not change any more
-  unit.record.decision = decision;
-  unit.strips.resize(static_cast<std::size_t>(TileSolver::strip_count(tensor, item.index)));
-  TileSolver::Job job{&tensor, item.index, in_.layout.stored(), decision.steps};
-  if (!tensor.spec.channel_wise) job.grid = &decision.grid;
-  const bool solved = unit.phase == Unit::Phase::kFinish && tensor.spec.channel_wise;
-  std::vector<ExactSum> no_sums;
-  const std::uint64_t redone = solve_strips(solver, unit, job, solved ? decision.steps : kAllStrips, no_sums);
-  const bool left_over = item.tensor < in_.settled.size() && in_.settled[item.tensor];
-  if (left_over) in_.progress.weights_done += weights_of(item);
-  tile_solved(std::move(unit), start, solved ? redone : 0);
-}
-
-// Solves the strips whose zeros were still moving after step `redo_after` (kAllStrips: every strip); returns how many.
-std::uint64_t Pipeline::solve_strips(TileSolver& solver, Unit& unit, const TileSolver::Job& job, int redo_after,
-                                     std::vector<ExactSum>& sums) {
+void Pipeline::solve_on_host(TileSolver& solver, Pass& pass) {
+  const QuantizedTensor& tensor = *pass.job.tensor;
+  Unit& unit = pass.unit;
+  if (!pass.solve) {
+    pass.found.range = solver.range(tensor, pass.job.tile, unit.buffer.source());
+    if (!pass.found.range.nonfinite) return;
+    clear_nonfinite(unit, tensor);
+    pass.found.range = solver.range(tensor, pass.job.tile, unit.buffer.source());
+    return;
+  }
   const auto count = static_cast<std::int64_t>(unit.strips.size());
   while (true) {
     bool finite = true;
-    std::uint64_t solved = 0;
+    pass.strips = 0;
     for (std::int64_t strip = 0; strip < count && finite; ++strip) {
       StripResult& result = unit.strips[static_cast<std::size_t>(strip)];
-      if (redo_after != kAllStrips && result.settled <= redo_after) continue;
+      if (pass.redo_after != kAllStrips && result.settled <= pass.redo_after) continue;
       check_stop();  // a whole tile takes seconds on a slow backend
-      finite = solver.solve(job, strip, unit.buffer.source(), unit.buffer.output(), result, sums);
-      ++solved;
+      finite = solver.solve(pass.job, strip, unit.buffer.source(), unit.buffer.output(), result, pass.found.step_abs);
+      ++pass.strips;
     }
-    if (finite) return solved;
-    clear_nonfinite(unit, *job.tensor);
-    for (ExactSum& sum : sums) sum = ExactSum();
+    if (finite) return;
+    clear_nonfinite(unit, tensor);
+    for (ExactSum& sum : pass.found.step_abs) sum = ExactSum();
+  }
+}
+
+// Off to the writers, or held until the tensor is decided.
+void Pipeline::end_pass(Pass pass, double seconds) {
+  const WorkItem& item = item_of(pass.unit);
+  const bool first = pass.unit.phase == Unit::Phase::kFirst;
+  const bool left_over = item.tensor < in_.settled.size() && in_.settled[item.tensor];
+  if (first || left_over) in_.progress.weights_done += weights_of(item);
+  pass.unit.record.seconds += seconds;
+  {
+    const std::lock_guard lock(mutex_);
+    stats_.solve_seconds += seconds;
+    if (pass.redo_after != kAllStrips) stats_.strips_redone += pass.strips;
+  }
+  if (first && TensorState::waits(pass.job.tensor->spec)) {
+    first_pass_done(std::move(pass.unit), std::move(pass.found));
+  } else {
+    push_write(std::move(pass.unit));
   }
 }
 
@@ -156,13 +231,12 @@ std::string Pipeline::range_error(const SourceTensor& source) const {
       quoted(source.name), quoted(in_.checkpoint.files()[static_cast<std::size_t>(source.file)].name), source.offset);
 }
 
-void Pipeline::first_pass_done(Unit unit, FirstPasses passes, std::chrono::steady_clock::time_point start) {
+void Pipeline::first_pass_done(Unit unit, FirstPasses passes) {
   const std::size_t tensor = item_of(unit).tensor;
   FirstPasses told;
   {
     const std::lock_guard lock(mutex_);
     TensorState& state = tensors_[tensor];
-    count_solving_locked(unit, start);
     state.passes.tensor = tensor;
     state.passes.add(passes);
     unit.phase = Unit::Phase::kFinish;
@@ -197,7 +271,10 @@ void Pipeline::decided(std::size_t tensor, const TensorDecision& decision) {
     const std::lock_guard lock(mutex_);
     TensorState& state = tensors_[tensor];
     state.decision = decision;
-    for (Unit& unit : state.held) ready_.push_front(std::move(unit));
+    for (Unit& unit : state.held) {
+      ready_weights_ += weights_of(item_of(unit));
+      ready_.push_front(std::move(unit));
+    }
     state.held.clear();
     settle_given_up_locked(tensor);
   }
@@ -221,21 +298,6 @@ void Pipeline::settle_given_up_locked(std::size_t tensor) {
   state.given_up.clear();
   state.undecided = false;
   --undecided_;
-}
-
-void Pipeline::count_solving_locked(Unit& unit, std::chrono::steady_clock::time_point start) {
-  const double seconds = seconds_since(start);
-  unit.record.seconds += seconds;
-  stats_.solve_seconds += seconds;
-}
-
-void Pipeline::tile_solved(Unit unit, std::chrono::steady_clock::time_point start, std::uint64_t redone) {
-  {
-    const std::lock_guard lock(mutex_);
-    count_solving_locked(unit, start);
-    stats_.strips_redone += redone;
-  }
-  push_write(std::move(unit));
 }
 
 std::uint64_t Pipeline::weights_of(const WorkItem& item) const {

@@ -43,11 +43,32 @@ std::vector<std::size_t> read_tensors(WireReader& in) {
   return tensors;
 }
 
+void write_devices(WireWriter& out, std::span<const SeenDevice> devices) {
+  out.put(static_cast<std::uint64_t>(devices.size()));
+  for (const SeenDevice& device : devices) {
+    out.put(device.bus_id);
+    out.put(device.name);
+    out.put(device.near);
+  }
+}
+
+std::vector<SeenDevice> read_devices(WireReader& in) {
+  std::vector<SeenDevice> devices(in.count(2 * sizeof(std::uint64_t)));
+  for (SeenDevice& device : devices) {
+    in.get(device.bus_id);
+    in.get(device.name);
+    in.get(device.near);
+  }
+  return devices;
+}
+
 void write_stats(WireWriter& out, const PipelineStats& stats) {
   out.put(stats.peak_buffer_bytes);
   out.put(stats.bytes_received);
+  out.put(stats.bytes_by_device_link);
   out.put(stats.tiles_reread);
   out.put(stats.strips_redone);
+  out.put(stats.device_weights);
   out.put(stats.read_wait_seconds);
   out.put(stats.solve_seconds);
   out.put(stats.write_seconds);
@@ -57,8 +78,10 @@ PipelineStats read_stats(WireReader& in) {
   PipelineStats stats;
   in.get(stats.peak_buffer_bytes);
   in.get(stats.bytes_received);
+  in.get(stats.bytes_by_device_link);
   in.get(stats.tiles_reread);
   in.get(stats.strips_redone);
+  in.get(stats.device_weights);
   in.get(stats.read_wait_seconds);
   in.get(stats.solve_seconds);
   in.get(stats.write_seconds);

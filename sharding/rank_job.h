@@ -11,6 +11,7 @@
 #include "runtime/communicator.h"
 #include "runtime/error.h"
 #include "sharding/assembly.h"
+#include "sharding/device_assignment.h"
 #include "sharding/hqq_layout.h"
 #include "sharding/job_tags.h"
 #include "sharding/plan.h"
@@ -51,6 +52,8 @@ void write_records(WireWriter& out, std::span<const ItemRecord> records);
 [[nodiscard]] std::vector<ItemRecord> read_records(WireReader& in);
 void write_tensors(WireWriter& out, std::span<const std::size_t> tensors);
 [[nodiscard]] std::vector<std::size_t> read_tensors(WireReader& in);
+void write_devices(WireWriter& out, std::span<const SeenDevice> devices);
+[[nodiscard]] std::vector<SeenDevice> read_devices(WireReader& in);
 void write_stats(WireWriter& out, const PipelineStats& stats);
 [[nodiscard]] PipelineStats read_stats(WireReader& in);
 

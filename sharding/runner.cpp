@@ -9,8 +9,10 @@ namespace halfquad {
 void PipelineStats::add(const PipelineStats& other) noexcept {
   peak_buffer_bytes = std::max(peak_buffer_bytes, other.peak_buffer_bytes);
   bytes_received += other.bytes_received;
+  bytes_by_device_link += other.bytes_by_device_link;
   tiles_reread += other.tiles_reread;
   strips_redone += other.strips_redone;
+  device_weights += other.device_weights;
   read_wait_seconds += other.read_wait_seconds;
   solve_seconds += other.solve_seconds;
   write_seconds += other.write_seconds;

@@ -14,6 +14,7 @@
 #include "runtime/progress.h"
 #include "runtime/stop_flag.h"
 #include "runtime/trace.h"
+#include "sharding/device_set.h"
 #include "sharding/hqq_layout.h"
 #include "sharding/ledger.h"
 #include "sharding/plan.h"
@@ -32,15 +33,20 @@ struct RunOptions {
   ReadMode read_mode = ReadMode::kAuto;
   NonFinite nonfinite = NonFinite::kError;
   std::function<std::unique_ptr<Solver>()> make_solver;  ///< One call per worker.
-  Trace* trace = nullptr;                                ///< Told what every thread does, when there is one.
+  DeviceSet* devices = nullptr;                          ///< Solve beside the workers, when there are any.
+  /// Devices solve alone; a host worker takes the place of one that cannot.
+  bool devices_only = false;
+  Trace* trace = nullptr;  ///< Told what every thread does, when there is one.
 };
 
 /// What one pipeline measured about itself.
 struct PipelineStats {
   std::uint64_t peak_buffer_bytes = 0;
-  std::uint64_t bytes_received = 0;  ///< Of other ranks' results, to be written by this one.
+  std::uint64_t bytes_received = 0;        ///< Of other ranks' results, to be written by this one.
+  std::uint64_t bytes_by_device_link = 0;  ///< Of these, over links between devices.
   std::uint64_t tiles_reread = 0;    ///< Given up for memory before their tensor was decided, so read and solved twice.
   std::uint64_t strips_redone = 0;   ///< Parts of held tiles solved again because their tensor stopped early.
+  std::uint64_t device_weights = 0;  ///< Weights whose first or only solve was a device's.
   double read_wait_seconds = 0, solve_seconds = 0, write_seconds = 0;  ///< Summed over threads.
 
   /// The largest of the peaks, the sums of the rest.

@@ -18,6 +18,7 @@ FENCES = (
     ("MPI", r"mpi\.h|mpi/.*", r"runtime/communicator[^/]*"),
     ("CUDA", r"(cuda|cublas|nccl|cufile|nvml|nvtx|thrust/|cub/|cooperative_groups|driver_types).*", r"[^/]+/cuda/.*"),
     ("Highway", r"hwy/.*", r"kernels/simd/.*"),
+    ("BLAS", r"(cblas|f77blas|lapacke?|mkl|blis/).*", r"kernels/blas_[^/]*"),
     ("HDF5", r"(hdf5|H5\w*)\.h(pp)?", r"io/hdf5[^/]*"),
     ("POSIX files", POSIX_HEADERS, r"io/posix_[^/]*"),
     ("std file streams", r"fstream", r"io/posix_[^/]*|runtime/.*|launcher/.*"),

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <filesystem>
 
 #include <boost/json/array.hpp>
@@ -90,6 +91,88 @@ TEST_F(CommandTest, VerifyAcceptsTheOutputAndFindsAFlippedBit) {
   const auto found = boost::json::parse(bad.out);
   EXPECT_EQ(found.at("ok"), false);
   EXPECT_EQ(found.at("problems").as_array().size(), 1U);
+}
+
+TEST_F(CommandTest, VerifyMeasuresTheErrorsOfOutputs) {
+  ASSERT_EQ(quantize().code, kExitDone);
+  const auto verify = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"verify", out_, "--source", model_, "--progress", "none"});
+    return run(more);
+  };
+
+  const Outcome text = verify({"--activations", "16"});
+  ASSERT_EQ(text.code, kExitDone) << text.err << text.out;
+  EXPECT_TRUE(has(text.out, "output error\n")) << text.out;
+  EXPECT_TRUE(has(text.out, "output error for 16 random inputs (seed 0), by ")) << text.out;
+  EXPECT_TRUE(has(text.out, ": mean 0.")) << text.out;
+  EXPECT_TRUE(has(text.out, ", worst 0.")) << text.out;
+
+  const auto json = [&](const std::string& seed) {
+    return boost::json::parse(verify({"--activations", "16", "--activations-seed", seed, "--json"}).out);
+  };
+  const auto found = json("7");
+  double sum = 0;
+  for (const auto& layer : found.at("layers").as_array()) {
+    // Independent inputs: the errors of outputs come close to the errors of weights.
+    const double weights = layer.at("relative_error").as_double();
+    EXPECT_NEAR(layer.at("output_error").as_double(), weights, 0.1 * weights);
+    sum += layer.at("output_error").as_double();
+  }
+  const auto& all = found.at("output_error");
+  EXPECT_EQ(all.at("layers"), 14);
+  EXPECT_EQ(all.at("layers_without_inputs"), 0);
+  EXPECT_NEAR(all.at("mean").as_double(), sum / 14, 1e-12);
+  EXPECT_GE(all.at("worst").as_double(), all.at("mean").as_double());
+  EXPECT_EQ(json("7").at("output_error"), all);
+  EXPECT_NE(json("8").at("output_error"), all);
+  EXPECT_FALSE(boost::json::parse(verify({"--json"}).out).as_object().contains("output_error"));
+}
+
+TEST_F(CommandTest, VerifyTakesInputsFromAFile) {
+  ASSERT_EQ(quantize().code, kExitDone);
+  const std::string file = path("inputs.safetensors");
+  const std::string module = "model.layers.1.self_attn.q_proj";
+  const auto verify = [&] {
+    return run({"verify", out_, "--source", model_, "--activations", file, "--progress", "none"});
+  };
+  const auto shape = boost::json::parse(get_file(out_ + "/halfquad_report.json")).at("layers").as_array();
+  const auto layer =
+      std::find_if(shape.begin(), shape.end(), [&](const auto& l) { return l.at("module").as_string() == module; });
+  ASSERT_NE(layer, shape.end());
+  const std::int64_t cols = layer->at("shape").as_array()[1].as_int64();
+
+  test::put_safetensors(
+      file, {test::f32_tensor(module, {2, cols}, std::vector<float>(static_cast<std::size_t>(2 * cols), 1))});
+  const Outcome good = verify();
+  ASSERT_EQ(good.code, kExitDone) << good.err;
+  EXPECT_TRUE(has(good.out, "in \"" + module + "\"\n")) << good.out;
+  EXPECT_TRUE(has(good.out, "13 of 14 layers have no inputs there")) << good.out;
+  const std::string figures = good.out.substr(good.out.find("mean ") + 5);
+  EXPECT_TRUE(has(figures, ", worst " + figures.substr(0, 7) + " in ")) << figures;  // of one layer
+
+  test::put_safetensors(file, {test::f32_tensor(module, {1, 3}, {1, 2, 3})});
+  const Outcome bad = verify();
+  expect_error_line(bad);
+  EXPECT_EQ(bad.code, kExitBadInput) << bad.err;
+  EXPECT_TRUE(has(bad.err, module) && has(bad.err, "F32 of shape [1, 3]")) << bad.err;
+}
+
+TEST_F(CommandTest, VerifyRefusesActivationsThatItCannotUse) {
+  ASSERT_EQ(quantize().code, kExitDone);
+  const auto refused = [&](std::vector<std::string> more, int code, const std::string& part) {
+    more.insert(more.begin(), {"verify", out_, "--progress", "none"});
+    const Outcome outcome = fail(more);
+    EXPECT_EQ(outcome.code, code) << outcome.err;
+    EXPECT_TRUE(has(outcome.err, part)) << outcome.err;
+  };
+  refused({"--activations", "16"}, kExitUsage, "--activations needs --source");
+  refused({"--source", model_, "--activations-seed", "1"}, kExitUsage, "--activations-seed needs --activations");
+  refused({"--source", model_, "--devices", "all"}, kExitUsage, "--devices needs --activations");
+  refused({"--source", model_, "--activations", "4", "--devices", "x"}, kExitUsage, "--devices");
+  refused({"--source", model_, "--activations", "0"}, kExitUsage, "\"0\" is not a number from 1 to");
+  refused({"--source", model_, "--activations", "99999999999999999999"}, kExitUsage, "is not a number from 1 to");
+  refused({"--source", model_, "--activations", path("none"), "--activations-seed", "1"}, kExitUsage, "not a file");
+  refused({"--source", model_, "--activations", path("none")}, kExitIo, "none");
 }
 
 TEST_F(CommandTest, DequantizeMakesAPlainCheckpoint) {

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <set>
+#include <span>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -53,6 +55,41 @@ TEST(BufferPool, MoveHandsTheLeaseOn) {
   EXPECT_EQ(third.bytes().data(), data);
   EXPECT_TRUE(second.empty());  // NOLINT(bugprone-use-after-move)
   EXPECT_FALSE(pool.try_acquire(kPage).empty()) << "the overwritten lease went back";
+}
+
+/// Notes what is locked; refuses blocks of one size.
+class NotedLocks final : public PageLock {
+ public:
+  explicit NotedLocks(std::size_t refused = 0) : refused_(refused) {}
+  [[nodiscard]] bool lock(std::span<std::byte> memory) noexcept override {
+    if (memory.size() == refused_) return false;
+    held_.insert({memory.data(), memory.size()});
+    return true;
+  }
+  void unlock(std::span<std::byte> memory) noexcept override {
+    EXPECT_EQ(held_.erase({memory.data(), memory.size()}), 1U);
+  }
+  [[nodiscard]] std::size_t held() const { return held_.size(); }
+
+ private:
+  const std::size_t refused_;
+  std::set<std::pair<std::byte*, std::size_t>> held_;
+};
+
+TEST(BufferPool, LocksWholeBlocksFromMappingToUnmapping) {
+  NotedLocks locks(3 * kPage);
+  {
+    BufferPool pool(4 * kPage, &locks);
+    pool.acquire(5000).reset();
+    EXPECT_EQ(locks.held(), 1U) << "a cached block stays locked";
+    pool.acquire(2 * kPage).reset();
+    EXPECT_EQ(locks.held(), 1U) << "the same block again";
+    pool.acquire(3 * kPage).reset();  // takes the first block's place
+    EXPECT_EQ(locks.held(), 0U);
+    pool.acquire(kPage).reset();
+    EXPECT_EQ(locks.held(), 1U);
+  }
+  EXPECT_EQ(locks.held(), 0U);
 }
 
 TEST(BufferPool, ReusesAFreedBlockOfTheSameSize) {

@@ -93,6 +93,7 @@ RankJob RanksOutput::job(const RanksRun& how, int rank) const {
               .fingerprint = odd.fingerprint.value_or(how.fingerprint.value_or(fingerprint())),
               .keep_interval = std::chrono::milliseconds(5)};
   if (odd.memory_bytes > 0) job.run.memory_bytes = odd.memory_bytes;
+  if (odd.devices != nullptr) job.run.devices = odd.devices;
   if (odd.make_solver) job.run.make_solver = odd.make_solver;
   return job;
 }

@@ -32,6 +32,7 @@ struct OddRank {
   /// It is on a machine that does not see the output; what lies there instead is nothing, or an earlier job's.
   bool blind = false;
   std::uint64_t memory_bytes = 0;  ///< Its budget; 0: as the others'.
+  DeviceSet* devices = nullptr;    ///< Its own.
 };
 
 /// How to run a job whose ranks are threads.

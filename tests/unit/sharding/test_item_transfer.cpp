@@ -23,119 +23,22 @@
 #include "sharding/job_tags.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/faulty_file_system.h"
-#include "tests/unit/sharding/runner_fixture.h"
+#include "tests/unit/sharding/transfer_fixture.h"
 
 namespace halfquad {
 namespace {
 
+using test::bytes_of_entry;
+using test::entries;
+using test::eventually;
 using test::FaultPlan;
 using test::FaultyFileSystem;
-using test::RunnerModel;
-using test::TestTensor;
-
-constexpr std::uint64_t kNoLimit = 1 << 30;
-constexpr int kReceiver = 0;
-
-bool eventually(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::microseconds(200));
-  }
-  return true;
-}
-
-/// Sixteen tensors to copy, of 1'000 to 16'000 bytes, in two files.
-const RunnerModel& model() {
-  static const RunnerModel kModel(
-      {},
-      [] {
-        std::vector<TestTensor> tensors;
-        for (std::int64_t i = 1; i <= 16; ++i) {
-          tensors.push_back(test::random_tensor(fmt::format("tensor{:02}", i), DType::kU8, {1'000 * i}));
-        }
-        return tensors;
-      }(),
-      DType::kF16, 100'000);
-  return kModel;
-}
-
-std::size_t entries() { return model().layout().entries().size(); }
-
-std::string bytes_of_entry(std::size_t entry) {
-  return model().source().at(model().layout().contents()[entry].source).bytes;
-}
-
-/// A rank that receives into files of its own.
-class Receiver {
- public:
-  explicit Receiver(std::uint64_t budget_bytes, int threads = 2, FileSystem* fs = nullptr)
-      : fs_(fs != nullptr ? *fs : model().files()),
-        files_(fs_, temp_.path(), model().layout(), WriteMode::kBuffered),
-        journal_(model().files(), temp_.path() / "journal"),
-        keeper_(
-            files_, journal_, std::chrono::milliseconds(1),
-            [this](const std::vector<ItemRecord>& records) { kept += records.size(); }, [](std::exception_ptr) {}),
-        receiver(files_, keeper_, outbox, {.budget_bytes = budget_bytes, .threads = threads},
-                 [this](std::exception_ptr error) {
-                   first_error = std::move(error);
-                   ++errors;
-                 }) {}
-
-  void take(Message message) {
-    const auto tag = static_cast<Tag>(message.tag);
-    if (tag == Tag::kOffer) receiver.offered(message.rank, WireReader(message.data));
-    if (tag == Tag::kKeep) receiver.keep(message.rank, WireReader(message.data));
-    if (tag == Tag::kItem) receiver.arrived(std::move(message));
-  }
-  void offer(int rank, std::uint64_t ticket, std::uint64_t bytes) {
-    WireWriter out;
-    out.put(ticket);
-    out.put(bytes);
-    const std::vector<std::byte> message = out.take();
-    receiver.offered(rank, WireReader(message));
-  }
-  /// All of an entry, as a sender's message.
-  void send(int rank, std::uint64_t ticket, std::size_t entry) {
-    const std::string data = bytes_of_entry(entry);
-    WireWriter out;
-    out.put(ticket);
-    out.put(std::uint64_t{1});
-    out.put(static_cast<std::uint64_t>(entry));
-    out.put(std::uint64_t{0});
-    out.put(std::as_bytes(std::span(data)));
-    receiver.arrived(message_to(rank, Tag::kItem, out));
-  }
-  /// Tickets granted since the last call, with their ranks, in order.
-  [[nodiscard]] std::vector<std::pair<int, std::uint64_t>> grants() {
-    std::vector<std::pair<int, std::uint64_t>> granted;
-    for (const Message& message : outbox.take()) {
-      if (static_cast<Tag>(message.tag) == Tag::kGrant) {
-        granted.emplace_back(message.rank, WireReader(message.data).get<std::uint64_t>());
-      }
-    }
-    return granted;
-  }
-  [[nodiscard]] bool holds(std::size_t entry) const {
-    const OutputLayout& layout = model().layout();
-    return test::get_file(temp_.path() / layout.file_of(entry).name)
-               .substr(layout.file_offset(entry), layout.entries()[entry].bytes()) == bytes_of_entry(entry);
-  }
-
- private:
-  test::TempDir temp_;
-  FileSystem& fs_;
-  WeightFiles files_;
-  JournalWriter journal_;
-  RecordKeeper keeper_;
-
- public:
-  Outbox outbox;
-  std::atomic<std::size_t> kept = 0;
-  std::atomic<int> errors = 0;
-  std::exception_ptr first_error;
-  ItemReceiver receiver;
-};
+using test::kNoLimit;
+using test::kReceiver;
+using test::model;
+using test::Receiver;
+using test::record_of;
+using test::write_entry;
 
 /// Carries messages between one receiver and some senders, as the threads with the communicators do, and counts.
 class Pump {
@@ -222,22 +125,6 @@ class Pump {
   std::uint64_t granted_bytes_ = 0, at_once_ = 0;
   std::jthread thread_;
 };
-
-/// Writes entry `entry` in pieces, the last part first.
-void write_entry(ItemSender& sender, std::size_t entry) {
-  const std::string data = bytes_of_entry(entry);
-  const auto bytes = std::as_bytes(std::span(data));
-  sender.write(kReceiver,
-               std::array{OutputPiece{entry, 700, bytes.subspan(700)}, OutputPiece{entry, 300, bytes.subspan(300, 400)},
-                          OutputPiece{entry, 0, bytes.first(300)}});
-}
-
-ItemRecord record_of(std::size_t entry) {
-  ItemRecord record;
-  record.item = entry;
-  record.blocks = {{static_cast<std::uint32_t>(entry), 0, entry}};
-  return record;
-}
 
 /// Every entry, over two ranks of four threads each.
 void write_all(Pump& pump) {

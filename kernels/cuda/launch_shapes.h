@@ -1,0 +1,28 @@
+#pragma once
+
+// Threads of a block and blocks of a multiprocessor, from which the compiler derives how many registers a thread may
+// have: 65536 / (threads * blocks), on every architecture from sm_80 to sm_100. Their shared memory, 164 KiB and more,
+// is no limit here.
+
+namespace halfquad::cuda {
+
+inline constexpr int kThreads = 128;  ///< By rows, one for each group of kThreads / slabs packed rows.
+inline constexpr int kWarps = kThreads / 32;
+
+/// Blocks of a kernel that should fit a multiprocessor at once: as many as leave room for the weights in registers.
+struct Occupancy {
+  int registers32, registers64, registers128;  ///< Kernels with so many weights of each thread in registers.
+  int general;
+};
+inline constexpr Occupancy kOccupancy = {6, 4, 2, 7};
+
+constexpr int blocks_with_registers(int group_elems) {
+  return group_elems == 32   ? kOccupancy.registers32
+         : group_elems == 64 ? kOccupancy.registers64
+                             : kOccupancy.registers128;
+}
+
+/// Groups in turn for each warp of the general kernel for rows.
+inline constexpr int kGroupsOfWarp = 8;
+
+}  // namespace halfquad::cuda

@@ -1,0 +1,107 @@
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_runtime_api.h>
+
+// What the kernels and the host agree on. Plain structs: nvcc sees nothing else of halfquad.
+
+namespace halfquad::cuda {
+
+inline constexpr int kMostSlabs = 10;
+inline constexpr int kDigits = 9;  ///< Of an exact sum: counters of 32-bit digits.
+using Digit = unsigned long long;
+
+enum class Float : int { kF32, kF16, kBF16, kF64 };
+
+struct GridValues {
+  float inverse_scale = 1, scale = 1, zero = 0;
+};
+
+struct StepValues {
+  float inv_beta = 0, inert_threshold = 0;
+};
+
+inline constexpr unsigned kMetNonfinite = 1;
+inline constexpr unsigned kMetUnstorable = 2;
+
+/// What a tile adds up to. Zeros to begin with.
+struct TileSums {
+  Digit abs[kDigits];
+  Digit square[kDigits];
+  Digit weight2[kDigits];
+  unsigned max_abs;  ///< Bits of the float.
+  int settled;
+  unsigned met;  ///< kMetNonfinite, kMetUnstorable.
+};
+
+/// A tile on the device, or what of it fits there. All pointers are the device's.
+struct Part {
+  /// By rows: rows of each slab, back to back. By columns: slab 0 alone, all rows of `cols` weights.
+  /// 16 bytes aligned.
+  const unsigned char* source[kMostSlabs];
+  std::int64_t rows[kMostSlabs];
+  std::int64_t first_group[kMostSlabs];  ///< By rows: where the slab's groups begin in `scale` and `zero`.
+  std::int64_t cols;
+  std::int64_t packed_rows;
+  unsigned char* codes;     ///< packed_rows x cols packed elements, 16 bytes aligned.
+  unsigned char* unpacked;  ///< General kernels: slabs x packed_rows x cols codes.
+  unsigned char* scale;
+  unsigned char* zero;
+  TileSums* sums;   ///< Of the tile.
+  Digit* step_abs;  ///< Of the tile, kDigits a step.
+  GridValues grid;  ///< When it is given from outside.
+  std::int64_t first_block;
+};
+
+/// How all parts of a launch are solved.
+struct SolveLaunch {
+  const Part* parts;  ///< The device's, ascending by first_block.
+  int part_count;
+  std::int64_t blocks;
+  const StepValues* steps;  ///< The device's, `iters` of them.
+  int iters;                ///< 0: no steps.
+  bool record;
+  bool given_grid;
+  bool round_zero;
+  bool exit_at_fixed_point;
+  float largest_code;
+  int slabs;
+  int slab_bits;  ///< Distance between neighbouring slabs in a packed element.
+  bool wide;      ///< Packed elements have four bytes, not one.
+  Float source, stored;
+  bool constant_power;  ///< p = 1.
+  float c, chi, clo;    ///< Of the power function.
+};
+
+/// The kernels there are. Each cuts a part into blocks in its own way.
+enum class KernelKind {
+  kRows,            ///< Groups of 32, 64 or 128 consecutive weights, in registers, packed at once.
+  kColumns,         ///< Groups of 64 or 128 weights a row apart, likewise.
+  kGeneralRows,     ///< Any groups of consecutive weights, a warp each.
+  kGeneralColumns,  ///< Any groups of weights a row apart, a thread each.
+  kOneColumn,       ///< By columns, and the tile has but one: its weights are consecutive and summed as such.
+};
+struct KernelChoice {
+  KernelKind kind = KernelKind::kGeneralRows;
+  int group_elems = 0;  ///< kRows and kColumns.
+  [[nodiscard]] bool packs() const noexcept { return kind == KernelKind::kRows || kind == KernelKind::kColumns; }
+};
+
+[[nodiscard]] KernelChoice choose_kernel(bool by_columns, bool one_column, std::int64_t group_elems) noexcept;
+
+/// Blocks that `part` takes.
+[[nodiscard]] std::int64_t blocks_of(const KernelChoice& choice, const Part& part, int slabs) noexcept;
+
+/// Enqueues the kernels of a launch: the solver, and the packer where the solver leaves codes unpacked.
+[[nodiscard]] cudaError_t launch_solve(const KernelChoice& choice, const SolveLaunch& launch, cudaStream_t stream);
+
+// One file each; see launch_solve().
+[[nodiscard]] cudaError_t launch_rows(int group_elems, const SolveLaunch& launch, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_columns(int group_elems, const SolveLaunch& launch, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_general_rows(const SolveLaunch& launch, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_general_columns(const SolveLaunch& launch, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_one_column(const SolveLaunch& launch, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_pack(const SolveLaunch& launch, bool by_columns, cudaStream_t stream);
+
+}  // namespace halfquad::cuda

@@ -1,0 +1,265 @@
+#include "tests/cuda/tile_case.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <span>
+
+#include "kernels/decode.h"
+#include "kernels/pack.h"
+
+namespace halfquad::test {
+namespace {
+
+constexpr std::size_t kCanaries = 64;
+constexpr std::byte kCanary{0xA5};
+
+constexpr CodeWidth kWidths[] = {CodeWidth::k1, CodeWidth::k1_58, CodeWidth::k2, CodeWidth::k3,
+                                 CodeWidth::k4, CodeWidth::k5,    CodeWidth::k6, CodeWidth::k8};
+// 0: whole rows or columns.
+constexpr std::int64_t kGroupSizes[] = {1, 8, 24, 32, 40, 64, 100, 128, 257, 0};
+constexpr DType kSources[] = {DType::kBF16, DType::kF16, DType::kF32, DType::kF64};
+constexpr DType kStored[] = {DType::kF16, DType::kF32, DType::kBF16};
+
+template <class T, std::size_t kCount>
+const T& pick(std::mt19937_64& random, const T (&from)[kCount]) {
+  return from[random() % kCount];
+}
+
+std::vector<std::byte> with_canaries(std::int64_t bytes) {
+  return std::vector<std::byte>(static_cast<std::size_t>(bytes) + kCanaries, kCanary);
+}
+
+std::vector<std::byte> stored_as(DType dtype, const std::vector<float>& values) {
+  std::vector<std::byte> bytes = with_canaries(static_cast<std::int64_t>(values.size()) * bytes_of(dtype));
+  encode_from_f32(values.data(), dtype, static_cast<std::int64_t>(values.size()), bytes.data());
+  return bytes;
+}
+
+bool all_storable(DType dtype, const std::vector<float>& values) {
+  return std::all_of(values.begin(), values.end(), [&](float v) { return std::isfinite(round_to(dtype, v)); });
+}
+
+bool same(const ErrorSums& a, const ErrorSums& b) {
+  return a.abs == b.abs && a.square == b.square && a.weight2 == b.weight2 && a.max_abs == b.max_abs;
+}
+
+/// A tensor of about `weights` weights in groups of `group_size`, if the packing allows one.
+void choose_shape(TileSpec& spec, std::int64_t weights, std::mt19937_64& random) {
+  const auto slabs = static_cast<std::int64_t>(slabs_of(packing_of(spec.spec.width)));
+  const std::int64_t elems = spec.spec.group_size != 0 ? spec.spec.group_size : 1000 + static_cast<int>(random() % 9);
+  const std::int64_t units = 1 + weights / elems / slabs + static_cast<std::int64_t>(random() % 3);
+  std::int64_t groups = units * slabs;
+  if (slabs == 10 && groups > 20) groups -= static_cast<std::int64_t>(random() % 20);  // padding, of two slabs even
+  if (spec.spec.axis == 1 || !spec.spec.channel_wise) {
+    spec.rows = groups;
+    spec.cols = elems;
+  } else {
+    spec.rows = spec.spec.group_size != 0 ? elems : (elems + slabs - 1) / slabs * slabs;
+    spec.cols = groups;
+  }
+}
+
+void choose_rest(TileSpec& spec, std::mt19937_64& random) {
+  constexpr double kNorms[] = {0.7, 0.7, 0.7, 0.5, 0.15, 1.0};
+  spec.source = pick(random, kSources);
+  spec.stored = pick(random, kStored);
+  spec.spec.round_zero = random() % 4 == 0;
+  spec.spec.solver = random() % 8 == 0 ? SolverKind::kRtn : SolverKind::kHqq;
+  spec.spec.lp_norm = pick(random, kNorms);
+  spec.spec.beta = random() % 4 == 0 ? 1.0 : 10.0;
+  spec.spec.kappa = random() % 4 == 0 ? 1.3 : 1.01;
+  constexpr int kIters[] = {1, 7, 20, 20, 35, 70};
+  spec.iters = spec.spec.iters = pick(random, kIters);
+  spec.record = random() % 3 == 0 ? RecordErrors::kNo : RecordErrors::kYes;
+  spec.kind = static_cast<Weights>(random() % 2 == 0 ? random() % 3 : random() % kWeightsKinds);
+  spec.scale = std::pow(10.0, std::uniform_real_distribution<double>(-3.0, 1.0)(random));
+}
+
+}  // namespace
+
+std::string describe(const TileSpec& s) {
+  return std::to_string(s.rows) + " x " + std::to_string(s.cols) + " " + std::string(name_of(s.source)) + " " +
+         name_of(s.kind) + " of scale " + std::to_string(s.scale) + ", " + std::string(name_of(s.spec.width)) +
+         " bits, groups of " + std::to_string(s.spec.group_size) + ", axis " + std::to_string(s.spec.axis) +
+         (s.spec.channel_wise ? "" : ", per tensor") + ", " + std::string(name_of(s.spec.solver)) + ", p " +
+         std::to_string(s.spec.lp_norm) + ", beta " + std::to_string(s.spec.beta) + ", kappa " +
+         std::to_string(s.spec.kappa) + ", " + std::to_string(s.iters) + " steps" +
+         (s.record == RecordErrors::kYes ? ", recorded" : "") + (s.spec.round_zero ? ", round zero" : "") +
+         ", stored " + std::string(name_of(s.stored));
+}
+
+bool possible(const TileSpec& spec) { return !why_not(spec.spec, spec.rows, spec.cols).has_value(); }
+
+TileCase::TileCase(const TileSpec& spec, std::mt19937_64& random)
+    : spec_(spec), grouped_(grouped_shape(spec.spec, spec.rows, spec.cols)) {
+  const std::int64_t element = bytes_of(spec.source);
+  const std::int64_t count = grouped_.rows * grouped_.cols;
+  offset_ = static_cast<std::size_t>(element) * (random() % 8);
+  weights_.resize(offset_ + static_cast<std::size_t>(count * element));
+  const bool by_columns = spec.spec.axis == 0 && spec.spec.channel_wise;
+  const BlockShape shape{.groups = grouped_.groups, .group_elems = grouped_.group_elems};
+  const std::vector<double> values = random_weights(random, shape, spec.kind, spec.scale);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t from = by_columns ? i % grouped_.cols * grouped_.rows + i / grouped_.cols : i;
+    const double value = values[static_cast<std::size_t>(from)];
+    const auto narrow = static_cast<float>(value);
+    std::byte* const to = weights_.data() + offset_ + i * element;
+    if (spec.source == DType::kF64) {
+      std::memcpy(to, &value, sizeof value);
+    } else {
+      encode_from_f32(&narrow, spec.source, 1, to);
+    }
+  }
+
+  const Packing packing = packing_of(spec.spec.width);
+  tile_.spec = spec.spec;
+  tile_.source = spec.source;
+  tile_.stored = spec.stored;
+  tile_.iters = spec.iters;
+  tile_.record = spec.record;
+  tile_.by_columns = by_columns;
+  tile_.cols = grouped_.cols;
+  tile_.packed_rows = packed_rows(packing, grouped_.rows);
+  const std::byte* at = weights_.data() + offset_;
+  if (by_columns) {
+    tile_.slabs.push_back({at, grouped_.rows});
+  } else {
+    for (std::int64_t left = grouped_.rows; left > 0; left -= tile_.packed_rows) {
+      const std::int64_t rows = std::min(left, tile_.packed_rows);
+      tile_.slabs.push_back({at, rows});
+      at += rows * grouped_.cols * element;
+    }
+    tile_.slabs.resize(static_cast<std::size_t>(slabs_of(packing)));
+  }
+  if (!spec.spec.channel_wise) tile_.grid = start_grid(range(), spec.spec.width, spec.spec.round_zero);
+  solve_by_reference();
+  got_ = wanted_;
+  tile_.codes = got_.codes.data();
+  tile_.scale = got_.scale.data();
+  tile_.zero = got_.zero.data();
+  spoil();
+}
+
+WeightRange TileCase::range() const {
+  return make_reference_solver()->range(weights_.data() + offset_, spec_.source, grouped_.rows * grouped_.cols);
+}
+
+void TileCase::set_weight(std::int64_t i, float value) {
+  const double wide = value;
+  std::byte* const to = weights_.data() + offset_ + i * bytes_of(spec_.source);
+  if (spec_.source == DType::kF64) {
+    std::memcpy(to, &wide, sizeof wide);
+  } else {
+    encode_from_f32(&value, spec_.source, 1, to);
+  }
+  solve_by_reference();
+}
+
+void TileCase::spoil() {
+  for (std::vector<std::byte>* bytes : {&got_.codes, &got_.scale, &got_.zero}) {
+    std::fill(bytes->begin(), bytes->end() - kCanaries, std::byte{0x5A});
+  }
+}
+
+void TileCase::solve_groups(const GroupBlock& block, std::uint8_t* codes, std::vector<float>& scale,
+                            std::vector<float>& zero) {
+  const std::unique_ptr<Solver> solver = make_reference_solver();
+  const SolveTarget target{codes, block.group_stride, block.element_stride, scale.data(), zero.data()};
+  if (tile_.grid) {
+    solver->encode(block, spec_.spec.width, *tile_.grid, spec_.stored, target, stats_);
+    return;
+  }
+  SolveRequest request;
+  request.spec = spec_.spec;
+  request.iters = spec_.iters;
+  request.stored = spec_.stored;
+  request.record = spec_.record;
+  solver->solve(block, request, target, stats_);
+}
+
+void TileCase::solve_by_reference() {
+  const Packing packing = packing_of(spec_.spec.width);
+  const auto slabs = static_cast<std::size_t>(slabs_of(packing));
+  const std::int64_t slab_codes = tile_.packed_rows * grouped_.cols;
+  std::vector<std::uint8_t> codes(slabs * static_cast<std::size_t>(slab_codes), 0);
+  std::vector<float> scale(static_cast<std::size_t>(grouped_.groups)), zero(scale.size());
+  stats_ = {};
+  if (spec_.record == RecordErrors::kYes) stats_.step_abs.resize(static_cast<std::size_t>(spec_.iters));
+  const bool columns = tile_.by_columns;
+  solve_groups({weights_.data() + offset_, spec_.source, grouped_.groups, grouped_.group_elems,
+                columns ? 1 : grouped_.cols, columns ? grouped_.cols : 1},
+               codes.data(), scale, zero);
+
+  outcome_ = DeviceOutcome::kDone;
+  if (!tile_.grid && !(all_storable(spec_.stored, scale) && all_storable(spec_.stored, zero))) {
+    outcome_ = DeviceOutcome::kUnstorable;
+  }
+  if (stats_.nonfinite) outcome_ = DeviceOutcome::kNonfinite;
+  if (tile_.grid) scale.clear(), zero.clear();
+  wanted_.scale = stored_as(spec_.stored, scale);
+  wanted_.zero = stored_as(spec_.stored, zero);
+  std::vector<const std::uint8_t*> from;
+  for (std::size_t slab = 0; slab < slabs; ++slab)
+    from.push_back(codes.data() + static_cast<std::int64_t>(slab) * slab_codes);
+  wanted_.codes = with_canaries(slab_codes * packed_bytes_of(packing));
+  pack_codes(packing, from, slab_codes, wanted_.codes.data());
+}
+
+std::string TileCase::difference(const DeviceResult& result) const {
+  if (result.outcome != outcome_) {
+    return "outcome " + std::to_string(static_cast<int>(result.outcome)) + " instead of " +
+           std::to_string(static_cast<int>(outcome_));
+  }
+  if (outcome_ != DeviceOutcome::kDone) return "";
+  if (got_.codes != wanted_.codes) return "codes";
+  if (got_.scale != wanted_.scale) return "scales";
+  if (got_.zero != wanted_.zero) return "zeros";
+  if (result.step_abs.size() != stats_.step_abs.size()) return "number of steps";
+  for (std::size_t t = 0; t < stats_.step_abs.size(); ++t) {
+    if (!(result.step_abs[t] == stats_.step_abs[t])) return "error before step " + std::to_string(t);
+  }
+  if (!same(result.error, stats_.final_error)) return "errors";
+  if (result.settled > stats_.settled) return "settled";
+  return "";
+}
+
+TileSpec random_spec(std::mt19937_64& random) {
+  TileSpec spec;
+  do {
+    spec.spec.width = pick(random, kWidths);
+    spec.spec.axis = static_cast<int>(random() % 2);
+    spec.spec.channel_wise = random() % 10 != 0;
+    spec.spec.group_size = pick(random, kGroupSizes);
+    choose_shape(spec, 1 + static_cast<std::int64_t>(random() % 9000), random);
+    choose_rest(spec, random);
+  } while (!possible(spec));
+  return spec;
+}
+
+std::vector<TileSpec> grid_of_specs(std::mt19937_64& random) {
+  std::vector<TileSpec> specs;
+  for (const CodeWidth width : kWidths) {
+    for (const int axis : {1, 0}) {
+      for (const std::int64_t group_size : kGroupSizes) {
+        TileSpec spec;
+        spec.spec.width = width;
+        spec.spec.axis = axis;
+        spec.spec.group_size = group_size;
+        choose_shape(spec, 8000, random);
+        choose_rest(spec, random);
+        if (possible(spec)) specs.push_back(spec);
+      }
+    }
+    TileSpec spec;
+    spec.spec.width = width;
+    spec.spec.channel_wise = false;
+    spec.spec.group_size = 0;
+    choose_shape(spec, 8000, random);
+    choose_rest(spec, random);
+    if (possible(spec)) specs.push_back(spec);
+  }
+  return specs;
+}
+
+}  // namespace halfquad::test
