@@ -6,6 +6,7 @@
 
 #include "kernels/device_loader.h"
 #include "runtime/error.h"
+#include "tests/cuda/module_under_test.h"
 #include "tests/cuda/tile_case.h"
 
 // Solves a few tiles, twice, in memory that makes it cut one of them, and compares with the reference. For
@@ -49,7 +50,7 @@ int solve_and_compare(DeviceModule& module) {
 }
 
 int run() {
-  const LoadedDevices loaded = load_device_module(HALFQUAD_TEST_CUDA_MODULE);
+  const LoadedDevices loaded = load_device_module(test::module_under_test());
   if (loaded.module == nullptr) {
     std::fprintf(stderr, "%s\n", loaded.detail.c_str());
     return EXIT_FAILURE;

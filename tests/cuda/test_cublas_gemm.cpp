@@ -9,13 +9,14 @@
 
 #include "kernels/device_loader.h"
 #include "runtime/error.h"
+#include "tests/cuda/module_under_test.h"
 #include "tests/unit/kernels/gemm_checks.h"
 
 namespace halfquad {
 namespace {
 
 DeviceModule& module() {
-  static const LoadedDevices loaded = load_device_module(HALFQUAD_TEST_CUDA_MODULE);
+  static const LoadedDevices loaded = load_device_module(test::module_under_test());
   if (loaded.module == nullptr) throw std::runtime_error(loaded.detail);
   return *loaded.module;
 }

@@ -10,6 +10,7 @@
 
 #include "kernels/device_loader.h"
 #include "runtime/error.h"
+#include "tests/cuda/module_under_test.h"
 #include "tests/cuda/tile_case.h"
 
 namespace halfquad {
@@ -23,7 +24,7 @@ constexpr std::uint64_t kAmple = 64 << 20;
 class CudaSolver : public testing::Test {
  protected:
   void SetUp() override {
-    const LoadedDevices loaded = load_device_module(HALFQUAD_TEST_CUDA_MODULE);
+    const LoadedDevices loaded = load_device_module(test::module_under_test());
     ASSERT_NE(loaded.module, nullptr) << loaded.detail;
     module_ = loaded.module;
     if (module_->devices().empty()) GTEST_SKIP() << "no CUDA device here, real or emulated";

@@ -16,10 +16,11 @@ BY_NAME = {
     "cudaMalloc": ("cudaErrorMemoryAllocation", "cudaErrorUnknown"),
     "cudaMallocHost": ("cudaErrorMemoryAllocation",),
     "cudaStreamCreate": ("cudaErrorMemoryAllocation",),
-    "cudaMemcpyAsync": ("cudaErrorUnknown", "cudaErrorIllegalAddress"),
-    "cudaMemcpy2DAsync": ("cudaErrorUnknown",),
-    "cudaMemsetAsync": ("cudaErrorUnknown",),
-    "cudaLaunchKernel": ("cudaErrorLaunchOutOfResources",),
+    # An invalid value is no error for ever: nothing tells of it later.
+    "cudaMemcpyAsync": ("cudaErrorInvalidValue", "cudaErrorIllegalAddress"),
+    "cudaMemcpy2DAsync": ("cudaErrorInvalidValue",),
+    "cudaMemsetAsync": ("cudaErrorInvalidValue",),
+    "cudaLaunchKernel": ("cudaErrorInvalidConfiguration", "cudaErrorLaunchOutOfResources"),
     "cudaStreamSynchronize": ("cudaErrorUnknown",),
     "launch": ("cudaErrorIllegalAddress", "cudaErrorLaunchTimeout"),
 }
