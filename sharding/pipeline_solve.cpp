@@ -133,11 +133,16 @@ void Pipeline::solve_on_device(DeviceSolver& device, int worker, std::span<Pass>
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kDevice && error.code() != ErrorCode::kOutOfMemory) throw;
     in_.options.devices->lose(worker, error);
+    // What strips held that needed no second solve may be gone, too.
+    for (Pass* pass : sent) pass->redo_after = kAllStrips;
     return;
   }
   for (std::size_t i = 0; i < sent.size(); ++i) {
-    if (results[i].outcome != DeviceOutcome::kDone) continue;
     Pass& pass = *sent[i];
+    if (results[i].outcome != DeviceOutcome::kDone) {
+      pass.redo_after = kAllStrips;
+      continue;
+    }
     spread_result(results[i], pass.unit.strips);
     if (pass.job.record == RecordErrors::kYes) pass.found.step_abs = std::move(results[i].step_abs);
     pass.solved = true;

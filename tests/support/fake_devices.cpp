@@ -52,6 +52,17 @@ bool solve_slabs(Solver& solver, const DeviceTile& tile, Unpacked& out, SolveSta
   return true;
 }
 
+/// As a device leaves its outputs that fails.
+void spoil(const DeviceTile& tile) {
+  const std::int64_t codes = tile.packed_rows * tile.cols * packed_bytes_of(packing_of(tile.spec.width));
+  std::fill_n(tile.codes, codes, std::byte{0x5A});
+  if (tile.grid) return;
+  std::int64_t groups = tile.by_columns ? tile.cols : 0;
+  for (const DeviceTile::Slab& slab : tile.slabs) groups += tile.by_columns ? 0 : slab.rows;
+  std::fill_n(tile.scale, groups * bytes_of(tile.stored), std::byte{0x5A});
+  std::fill_n(tile.zero, groups * bytes_of(tile.stored), std::byte{0x5A});
+}
+
 bool fits(DType stored, const std::vector<float>& values) {
   return std::all_of(values.begin(), values.end(),
                      [stored](float value) { return std::isfinite(round_to(stored, value)); });
@@ -122,6 +133,7 @@ std::vector<DeviceInfo> FakeDevices::devices() {
 }
 
 std::unique_ptr<DeviceSolver> FakeDevices::make_solver(int index, std::uint64_t memory_bytes) {
+  if (faults_.before_open) faults_.before_open();
   const std::lock_guard lock(mutex_);
   const auto most = faults_.most_solvers.find(index);
   HALFQUAD_REQUIRE(most == faults_.most_solvers.end() || solvers_[index] < most->second, kOutOfMemory,
@@ -144,7 +156,8 @@ std::vector<DeviceResult> FakeDevices::solve(int index, Solver& solver, std::spa
   std::vector<DeviceResult> results;
   for (const DeviceTile& tile : tiles) {
     results.push_back(solve_tile(solver, tile));
-    if (faults_.wrong.contains(index) || lost) tile.codes[0] ^= std::byte{1};
+    if (faults_.wrong.contains(index)) tile.codes[0] ^= std::byte{1};
+    if (lost) spoil(tile);
   }
   HALFQUAD_REQUIRE(!lost, kDevice, fmt::format("fake:{} fell off the bus", index));
   return results;

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -24,6 +25,7 @@ struct FakeFaults {
   std::map<int, int> lost_at = {};       ///< The device fails at this solve() call (1: the first), and ever after.
   std::map<int, int> most_solvers = {};  ///< The device has memory for so many solvers.
   bool no_page_locks = false;
+  std::function<void()> before_open = {};  ///< Called before a solver is made; may block.
   LinkFaults links = {};
 };
 

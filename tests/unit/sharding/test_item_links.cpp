@@ -90,6 +90,7 @@ class Ranks {
         ItemSender& sender = senders_[thread % senders_.size()];
         for (std::size_t entry = thread; entry < entries(); entry += count) {
           write_entry(sender, entry);
+          EXPECT_TRUE(receiver.holds(entry)) << entry;  // already
           sender.keep(kReceiver, record_of(entry));
         }
       });
@@ -293,6 +294,10 @@ TEST(ItemLinks, WhoWaitsForAnAnswerThatNeverComesIsLetGo) {
   });
   test::expect_error(ErrorCode::kInterrupted, {"interrupted"}, [&] { write_entry(sender, 0); });
   test::expect_error(ErrorCode::kInterrupted, {"interrupted"}, [&] { write_entry(sender, 1); });
+  Outbox nobody;
+  ItemSender closed(nobody, 1, &devices.set);
+  closed.close();
+  test::expect_error(ErrorCode::kInterrupted, {"interrupted"}, [&] { write_entry(closed, 0); });
 }
 
 }  // namespace

@@ -1,7 +1,10 @@
+#include <chrono>
 #include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -157,6 +160,74 @@ TEST(RunnerDevices, MayFailAtAnyCall) {
     EXPECT_THAT(devices.warnings[0], testing::HasSubstr("fell off the bus"));
     EXPECT_LE(calls, at + 1) << "another stream may have been at work";
   }
+}
+
+/// Lets a device come in when the host begins to solve strips again, and has the host wait until it did.
+class Gate {
+ public:
+  void await_second_solve() { opened_.get_future().wait_for(kPatience); }
+  void second_solve_begins(const std::function<bool()>& device_came) {
+    std::call_once(once_, [&] { opened_.set_value(); });
+    const auto give_up = std::chrono::steady_clock::now() + kPatience;
+    while (!device_came() && std::chrono::steady_clock::now() < give_up) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
+ private:
+  static constexpr std::chrono::seconds kPatience{20};
+  std::promise<void> opened_;
+  std::once_flag once_;
+};
+
+class GatedSolver final : public Solver {
+ public:
+  explicit GatedSolver(std::function<void()> before_second) : before_second_(std::move(before_second)) {}
+  [[nodiscard]] std::string name() const override { return "gated"; }
+  void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
+             SolveStats& stats) override {
+    if (request.record == RecordErrors::kNo) before_second_();
+    solver_->solve(block, request, target, stats);
+  }
+  void encode(const GroupBlock& block, CodeWidth width, const FixedGrid& grid, DType stored, const SolveTarget& target,
+              SolveStats& stats) override {
+    solver_->encode(block, width, grid, stored, target, stats);
+  }
+  [[nodiscard]] WeightRange range(const std::byte* data, DType dtype, std::int64_t count) override {
+    return solver_->range(data, dtype, count);
+  }
+  void measure(const GroupBlock& block, const std::uint8_t* codes, const float* scale, const float* zero,
+               ErrorSums& sums) override {
+    solver_->measure(block, codes, scale, zero, sums);
+  }
+
+ private:
+  std::function<void()> before_second_;
+  std::unique_ptr<Solver> solver_ = make_simd_solver();
+};
+
+// The host has solved all tiles when their tensor stops early, with some strips that need no second solve. The device
+// that gets one of these tiles spoils those strips, too.
+TEST(RunnerDevices, MayFailWhenSomeStripsNeedNoSecondSolve) {
+  constexpr std::int64_t kRows = 3072, kCols = 4096, kSlabRows = kRows / 4;
+  std::string bytes = test::heavy_weights("a", DType::kBF16, kRows * kCols);
+  for (std::int64_t row = 0; row < kRows; ++row) {
+    if (row % kSlabRows % 64 < 32) bytes.replace(static_cast<std::size_t>(row * kCols * 2), kCols * 2, kCols * 2, '\0');
+  }
+  const std::vector<test::ModelLayer> layers = {
+      {"a", kRows, kCols, DType::kBF16, QuantSpec{.width = CodeWidth::k2, .beta = 4}}};
+  const RunnerModel model(layers, {bytes}, DType::kF16);
+  Gate gate;
+  DeviceRun devices(1, {.lost_at = {{0, 2}}, .before_open = [&] { gate.await_second_solve(); }}, 1);
+
+  const Ran ran = devices.run(model, 256 * kMiB, 1, [&] {
+    return std::make_unique<GatedSolver>(
+        [&] { gate.second_solve_begins([&] { return devices.module.solve_calls(0) >= 2; }); });
+  });
+
+  expect_same(model, ran);
+  EXPECT_EQ(devices.module.solve_calls(0), 2);
+  EXPECT_THAT(devices.warnings, testing::SizeIs(1));
 }
 
 TEST(RunnerDevices, MayAllFail) {
