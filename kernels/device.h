@@ -76,6 +76,9 @@ class DeviceSolver {
   virtual ~DeviceSolver() = default;
   [[nodiscard]] virtual std::string name() const = 0;  ///< "cuda:0 NVIDIA H100 80GB HBM3"
 
+  /// Of the device's memory: what make_solver() was asked for, or less when the device had no more.
+  [[nodiscard]] virtual std::uint64_t memory_bytes() const noexcept = 0;
+
   /// Returns when the outputs of all `tiles` are in host memory. They go to the device together: small tiles cost
   /// little more than one of their size in all. Same bytes as any Solver with pack_codes().
   virtual std::vector<DeviceResult> solve(std::span<const DeviceTile> tiles) = 0;
@@ -119,7 +122,7 @@ class DeviceModule {
 };
 
 /// Changes with every change of the classes above: a module of another version is not used.
-inline constexpr int kDeviceModuleVersion = 2;
+inline constexpr int kDeviceModuleVersion = 3;
 inline constexpr char kDeviceModuleEntry[] = "halfquad_device_module";
 /// What the module exports under that name: the module, which lives as long as the process; null when `version` is not
 /// its own.

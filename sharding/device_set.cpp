@@ -69,7 +69,18 @@ std::unique_ptr<DeviceSolver> DeviceSet::open_locked(Device& device) {
     device.checked = true;
   }
   ++device.opened;
+  warn_of_cuts_locked(device, solver->memory_bytes());
   return solver;
+}
+
+// With less memory than a full tile may take, tiles go through in parts.
+void DeviceSet::warn_of_cuts_locked(Device& device, std::uint64_t has) {
+  const std::uint64_t wanted = module_.wanted_bytes(kTileWeights);
+  if (has >= wanted || std::exchange(device.cuts_tiles, true)) return;
+  options_.warn(
+      fmt::format("device {} ({}) gives a stream {} of memory; with less than {} tiles are solved in parts, "
+                  "more slowly",
+                  device.info.index, device.info.name, human_bytes(has), human_bytes(wanted)));
 }
 
 void DeviceSet::lose(int worker, const Error& error) {

@@ -73,12 +73,13 @@ class DeviceSet final : public PageLock {
  private:
   struct Device {
     DeviceInfo info;
-    bool checked = false, lost = false, short_of_memory = false;
+    bool checked = false, lost = false, short_of_memory = false, cuts_tiles = false;
     int opened = 0;
   };
   [[nodiscard]] Device& device_of(int worker) { return devices_[static_cast<std::size_t>(worker) % devices_.size()]; }
   [[nodiscard]] std::uint64_t memory_of_worker(const Device& device) const;
   [[nodiscard]] std::unique_ptr<DeviceSolver> open_locked(Device& device);
+  void warn_of_cuts_locked(Device& device, std::uint64_t has);
   void give_up_locked(Device& device, const std::string& why);
   [[nodiscard]] std::optional<int> next_link_device();
 

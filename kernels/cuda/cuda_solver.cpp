@@ -49,6 +49,8 @@ CudaSolver::~CudaSolver() {
 
 std::string CudaSolver::name() const { return "cuda:" + std::to_string(options_.device) + " " + options_.name; }
 
+std::uint64_t CudaSolver::memory_bytes() const noexcept { return resources_->memory.bytes(); }
+
 std::vector<DeviceResult> CudaSolver::solve(std::span<const DeviceTile> tiles) {
   const DeviceGuard guard(options_.device);
   const Resources& own = *resources_;

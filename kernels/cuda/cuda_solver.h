@@ -27,6 +27,7 @@ class CudaSolver final : public DeviceSolver {
   ~CudaSolver() override;
 
   [[nodiscard]] std::string name() const override;
+  [[nodiscard]] std::uint64_t memory_bytes() const noexcept override;
   std::vector<DeviceResult> solve(std::span<const DeviceTile> tiles) override;
 
   /// Device memory for tiles of so many weights, whatever their types.

@@ -107,7 +107,9 @@ DeviceResult solve_tile(Solver& solver, const DeviceTile& tile) {
 
 class FakeDevices::FakeSolver final : public DeviceSolver {
  public:
-  FakeSolver(FakeDevices& module, int index) : module_(module), index_(index), solver_(make_simd_solver()) {}
+  FakeSolver(FakeDevices& module, int index, std::uint64_t memory_bytes)
+      : module_(module), index_(index), memory_bytes_(memory_bytes), solver_(make_simd_solver()) {}
+  [[nodiscard]] std::uint64_t memory_bytes() const noexcept override { return memory_bytes_; }
   [[nodiscard]] std::string name() const override { return fmt::format("fake:{}", index_); }
   std::vector<DeviceResult> solve(std::span<const DeviceTile> tiles) override {
     return module_.solve(index_, *solver_, tiles);
@@ -116,6 +118,7 @@ class FakeDevices::FakeSolver final : public DeviceSolver {
  private:
   FakeDevices& module_;
   const int index_;
+  const std::uint64_t memory_bytes_;
   std::unique_ptr<Solver> solver_;
 };
 
@@ -140,7 +143,7 @@ std::unique_ptr<DeviceSolver> FakeDevices::make_solver(int index, std::uint64_t 
                    fmt::format("fake:{} has no memory left", index));
   ++solvers_[index];
   budgets_.push_back(memory_bytes);
-  return std::make_unique<FakeSolver>(*this, index);
+  return std::make_unique<FakeSolver>(*this, index, std::min(memory_bytes, faults_.most_memory));
 }
 
 std::vector<DeviceResult> FakeDevices::solve(int index, Solver& solver, std::span<const DeviceTile> tiles) {

@@ -25,7 +25,8 @@ struct FakeFaults {
   std::map<int, int> lost_at = {};       ///< The device fails at this solve() call (1: the first), and ever after.
   std::map<int, int> most_solvers = {};  ///< The device has memory for so many solvers.
   bool no_page_locks = false;
-  std::function<void()> before_open = {};  ///< Called before a solver is made; may block.
+  std::uint64_t most_memory = ~std::uint64_t{0};  ///< Of a solver.
+  std::function<void()> before_open = {};         ///< Called before a solver is made; may block.
   LinkFaults links = {};
 };
 

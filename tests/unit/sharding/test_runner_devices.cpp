@@ -304,6 +304,15 @@ TEST(RunnerDevices, LeaveWhatTheyCannotSolveToTheHost) {
   EXPECT_EQ(model.run(options).result.tensors[0].zeroed, 1);
 }
 
+TEST(RunnerDevices, TellOnceWhenTheirMemoryMakesThemSlow) {
+  DeviceRun devices(1, {.most_memory = kMiB}, 3);
+
+  expect_same(small_model(), devices.run(small_model()));
+
+  ASSERT_THAT(devices.warnings, testing::SizeIs(1));
+  EXPECT_THAT(devices.warnings[0], testing::HasSubstr("gives a stream 1.0 MiB of memory"));
+}
+
 TEST(RunnerDevices, StayWithinTheirBudget) {
   FakeDevices module(1);
   DeviceSetOptions options;
