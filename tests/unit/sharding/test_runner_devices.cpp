@@ -14,6 +14,7 @@
 #include "sharding/device_set.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/fake_devices.h"
+#include "tests/unit/sharding/hooked_solver.h"
 #include "tests/unit/sharding/runner_fixture.h"
 
 namespace halfquad {
@@ -181,30 +182,19 @@ class Gate {
   std::once_flag once_;
 };
 
-class GatedSolver final : public Solver {
+/// Calls a function before every block that is solved a second time.
+class GatedSolver final : public test::HookedSolver {
  public:
-  explicit GatedSolver(std::function<void()> before_second) : before_second_(std::move(before_second)) {}
-  [[nodiscard]] std::string name() const override { return "gated"; }
+  explicit GatedSolver(std::function<void()> before_second)
+      : HookedSolver([] {}), before_second_(std::move(before_second)) {}
   void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
              SolveStats& stats) override {
     if (request.record == RecordErrors::kNo) before_second_();
-    solver_->solve(block, request, target, stats);
-  }
-  void encode(const GroupBlock& block, CodeWidth width, const FixedGrid& grid, DType stored, const SolveTarget& target,
-              SolveStats& stats) override {
-    solver_->encode(block, width, grid, stored, target, stats);
-  }
-  [[nodiscard]] WeightRange range(const std::byte* data, DType dtype, std::int64_t count) override {
-    return solver_->range(data, dtype, count);
-  }
-  void measure(const GroupBlock& block, const std::uint8_t* codes, const float* scale, const float* zero,
-               ErrorSums& sums) override {
-    solver_->measure(block, codes, scale, zero, sums);
+    HookedSolver::solve(block, request, target, stats);
   }
 
  private:
   std::function<void()> before_second_;
-  std::unique_ptr<Solver> solver_ = make_simd_solver();
 };
 
 // The host has solved all tiles when their tensor stops early, with some strips that need no second solve. The device
