@@ -127,8 +127,8 @@ class DevicesTest(test_ranks.RanksTest):
                     self.assertLess(writer["bytes_by_device_link"], writer["bytes_received"], error)
                     warnings = [line for line in error.splitlines() if " warn: " in line]
                     self.assertEqual(len(warnings), 1, error)
-                    # Why: the call itself, or what the other end saw of it, whichever was known first.
-                    self.assertRegex(warnings[0], "rank 1 go to rank 0 by MPI .*: .*(invalid argument|remote process)")
+                    # With the failed call, or what the other end saw of it, whichever was known first.
+                    self.assertIn("rank 1 go to rank 0 by MPI", warnings[0])
 
     @unittest.skipUnless("--emulated" in sys.argv, "fake devices of different processes have no links")
     def test_a_device_may_be_lost_while_it_has_a_link(self):
