@@ -77,7 +77,7 @@ std::unique_ptr<DeviceSolver> DeviceSet::open_locked(Device& device) {
 void DeviceSet::warn_of_cuts_locked(Device& device, std::uint64_t has) {
   const std::uint64_t wanted = module_.wanted_bytes(kTileWeights);
   if (has >= wanted || std::exchange(device.cuts_tiles, true)) return;
-  options_.warn(
+  warn(
       fmt::format("device {} ({}) gives a stream {} of memory; with less than {} tiles are solved in parts, "
                   "more slowly",
                   device.info.index, device.info.name, human_bytes(has), human_bytes(wanted)));

@@ -7,7 +7,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,8 +20,8 @@ namespace halfquad {
 
 struct DeviceSetOptions {
   int streams = 3;  ///< Workers a device: while one's tile is solved, others' move in and out.
-  std::uint64_t memory_bytes =
-      0;              ///< Of each device, for this process; 0: most of what is free, but no more than helps.
+  /// Of each device, for this process; 0: most of what it has, but no more than helps.
+  std::uint64_t memory_bytes = 0;
   bool links = true;  ///< Results may travel from these devices to other ranks', or the other way.
   std::function<std::unique_ptr<Solver>()> make_host_solver;  ///< What devices are compared with.
   std::function<void(const std::string&)> warn;               ///< Called from any thread, one at a time.
