@@ -103,15 +103,20 @@ std::string_view name_of(Packing packing) noexcept { return row_of(packing).name
 int slabs_of(Packing packing) noexcept { return row_of(packing).slabs; }
 int packed_bytes_of(Packing packing) noexcept { return row_of(packing).bytes; }
 
-std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
+std::optional<std::string> why_not_grouped(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
   if (auto reason = why_not_at_all(spec)) return reason;
   if (rows <= 0 || cols <= 0) return "the tensor is empty";
+  if (!spec.channel_wise && spec.zeros != ZeroKind::kFloat) return "one grid for the tensor has no whole zero";
   const auto numel = checked_mul(rows, cols);
   if (!numel) return "the number of weights does not fit 64 bits";
   if (spec.channel_wise && spec.group_size != 0 && *numel % spec.group_size != 0) {
     return "group size " + std::to_string(spec.group_size) + " does not divide " + std::to_string(*numel) + " weights";
   }
+  return std::nullopt;
+}
 
+std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
+  if (auto reason = why_not_grouped(spec, rows, cols)) return reason;
   const Packing packing = packing_of(spec.width);
   const std::int64_t grouped_rows = grouped_shape(spec, rows, cols).rows;
   const std::int64_t slabs = slabs_of(packing);

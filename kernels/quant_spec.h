@@ -20,6 +20,14 @@ enum class SolverKind : std::uint8_t {
   kHqq,  ///< The published half-quadratic solver with its tensor-wide early stop.
 };
 
+/// What the zero of a group may be. Whole zeros are solved for as such, not rounded afterwards: the range is extended
+/// to contain 0 and the scale is fitted to the zero.
+enum class ZeroKind : std::uint8_t {
+  kFloat,
+  kInteger,    ///< A whole number in 0..qmax.
+  kSymmetric,  ///< 2^(bits-1) in every group; (qmax + 1) / 2 rounded down for 1.58 bits.
+};
+
 [[nodiscard]] int qmax(CodeWidth width) noexcept;                  ///< 1, 2, 3, 7, 15, 31, 63, 255.
 [[nodiscard]] double bits_of(CodeWidth width) noexcept;            ///< 1, 1.58, 2, ...
 [[nodiscard]] std::string_view name_of(CodeWidth width) noexcept;  ///< "1", "1.58", "2", ...
@@ -46,11 +54,14 @@ struct QuantSpec {
   double lp_norm = 0.7;  ///< p of the shrinkage, 0.1..1.
   double beta = 10.0;
   double kappa = 1.01;
+  ZeroKind zeros = ZeroKind::kFloat;
 
   static constexpr int kMaxIters = 1000;
 
-  /// Whether the tensor-wide early stop can come up: hqq, channel-wise.
-  [[nodiscard]] bool optimizes() const noexcept { return solver == SolverKind::kHqq && channel_wise; }
+  /// Whether the tensor-wide early stop can come up: hqq, channel-wise, zeros of any value.
+  [[nodiscard]] bool optimizes() const noexcept {
+    return solver == SolverKind::kHqq && channel_wise && zeros == ZeroKind::kFloat;
+  }
   friend bool operator==(const QuantSpec&, const QuantSpec&) = default;
 };
 
@@ -67,7 +78,9 @@ struct GroupedShape {
 /// "4-bit packing needs an even number of grouped rows, not 39"); nothing when it can.
 [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows, std::int64_t cols);
 
-/// @pre !why_not(spec, rows, cols).
+/// The same without hqq's packing in mind: why its weights do not fall into groups.
+[[nodiscard]] std::optional<std::string> why_not_grouped(const QuantSpec& spec, std::int64_t rows, std::int64_t cols);
+/// @pre !why_not_grouped(spec, rows, cols).
 [[nodiscard]] GroupedShape grouped_shape(const QuantSpec& spec, std::int64_t rows, std::int64_t cols);
 
 /// Rows of the packed matrix: ceil(grouped rows / slabs). Its columns are the grouped matrix's.

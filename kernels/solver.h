@@ -48,6 +48,13 @@ struct ErrorSums {
   void add_group(float abs_sum, float square_sum, float weight2_sum, float largest) noexcept;
 };
 
+/// The grids of some groups, one value each. @pre All are finite: where a stored scale is 0, so is its inverse.
+struct GroupGrids {
+  const float* inverse_scale = nullptr;  ///< S, what weights are multiplied with: 1 / s, rounded once.
+  const float* scale = nullptr;          ///< s
+  const float* zero = nullptr;
+};
+
 /// What the whole tensor needs from its blocks.
 struct SolveStats {
   /// Per step begun: sum of |e| before that step's update of z. Size = spec.iters; the caller sizes it.
@@ -60,6 +67,10 @@ struct SolveStats {
 };
 
 enum class RecordErrors { kNo, kYes };
+enum class Finish {
+  kCodes,     ///< Codes and final_error, too.
+  kGridOnly,  ///< Scale and zero only, for encode_groups() to follow: that also finds the NaNs that may go unnoticed.
+};
 enum class FixedPointExit { kOff, kOn };  ///< kOff does the same arithmetic without skipping; for benchmarks.
 
 struct SolveRequest {
@@ -67,6 +78,7 @@ struct SolveRequest {
   int iters = 20;              ///< Steps to run: spec.iters, or the tensor's stop step when it is known.
   DType stored = DType::kF16;  ///< F32, F16 or BF16: dtype scale and zero are stored in (for final_error).
   RecordErrors record = RecordErrors::kYes;  ///< Whether step_abs is filled; the codes do not depend on it.
+  Finish finish = Finish::kCodes;
   FixedPointExit exit = FixedPointExit::kOn;
 };
 
@@ -96,13 +108,18 @@ class Solver {
   virtual ~Solver() = default;
   [[nodiscard]] virtual std::string name() const = 0;  ///< "reference", "simd AVX3", ...
 
-  /// Solves every group of `block` (hqq or rtn by request.spec) and adds to `stats`.
+  /// Solves every group of `block` (hqq or rtn by request.spec; whole zeros by IntegerZeroSearch) and adds to `stats`.
   virtual void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
                      SolveStats& stats) = 0;
 
   /// Codes of a block on a given grid (target.scale and target.zero are not touched); adds to stats.final_error.
   virtual void encode(const GroupBlock& block, CodeWidth width, const FixedGrid& grid, DType stored,
                       const SolveTarget& target, SolveStats& stats) = 0;
+
+  /// Codes of each group on its own grid: clamp(rint(w·S + z), 0, qmax). target.scale and target.zero are not touched;
+  /// adds the errors of (q - z)·s to stats.final_error.
+  virtual void encode_groups(const GroupBlock& block, CodeWidth width, const GroupGrids& grids,
+                             const SolveTarget& target, SolveStats& stats) = 0;
 
   /// Range of `count` consecutive weights.
   [[nodiscard]] virtual WeightRange range(const std::byte* data, DType dtype, std::int64_t count) = 0;

@@ -2,9 +2,11 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "kernels/decode.h"
+#include "kernels/integer_zero.h"
 #include "kernels/power.h"
 #include "kernels/solver.h"
 
@@ -96,6 +98,20 @@ float shrink(float e, const StepConstants& step, const SolveRequest& request, co
   return e < 0 ? -x : x;
 }
 
+/// The range that the codes of a group have to cover.
+struct Span {
+  float length = 0;
+  float middle = 0;
+};
+
+Span span_of(const WeightRange& range, ZeroKind zeros) noexcept {
+  if (zeros == ZeroKind::kFloat) return {.length = range.hi - range.lo};
+  const float lo = std::min(range.lo, 0.0F);
+  const float hi = std::max(range.hi, 0.0F);
+  if (zeros == ZeroKind::kSymmetric) return {.length = 2 * std::max(-lo, hi)};
+  return {.length = hi - lo, .middle = 0.5F * (lo + hi)};
+}
+
 class ReferenceSolver final : public Solver {
  public:
   [[nodiscard]] std::string name() const override { return "reference"; }
@@ -104,14 +120,21 @@ class ReferenceSolver final : public Solver {
              SolveStats& stats) override {
     for (std::int64_t g = 0; g < block.groups; ++g) {
       const WeightRange range = load(block, g);
-      if (range.nonfinite || !std::isfinite(range.hi - range.lo)) {
+      const Span span = span_of(range, request.spec.zeros);
+      if (range.nonfinite || !std::isfinite(span.length)) {
         stats.nonfinite = true;
         continue;
       }
-      FixedGrid grid = start_grid(range, request.spec.width, request.spec.round_zero);
-      iterate(order_of(block), request, grid, stats);
+      FixedGrid grid;
+      if (request.spec.zeros == ZeroKind::kFloat) {
+        grid = start_grid(range, request.spec.width, request.spec.round_zero);
+        iterate(order_of(block), request, grid, stats);
+      } else {
+        grid = search_integer_zero(order_of(block), request.spec, span);
+      }
       target.scale[g] = grid.scale;
       target.zero[g] = grid.zero;
+      if (request.finish == Finish::kGridOnly) continue;
       put_codes(grid, request.spec.width, target, g);
       add_errors(order_of(block), round_to(request.stored, grid.scale), round_to(request.stored, grid.zero),
                  stats.final_error);
@@ -127,6 +150,18 @@ class ReferenceSolver final : public Solver {
       }
       put_codes(grid, width, target, g);
       add_errors(order_of(block), round_to(stored, grid.scale), round_to(stored, grid.zero), stats.final_error);
+    }
+  }
+
+  void encode_groups(const GroupBlock& block, CodeWidth width, const GroupGrids& grids, const SolveTarget& target,
+                     SolveStats& stats) override {
+    for (std::int64_t g = 0; g < block.groups; ++g) {
+      if (load(block, g).nonfinite) {
+        stats.nonfinite = true;
+        continue;
+      }
+      put_codes({grids.inverse_scale[g], grids.scale[g], grids.zero[g]}, width, target, g);
+      add_errors(order_of(block), grids.scale[g], grids.zero[g], stats.final_error);
     }
   }
 
@@ -189,6 +224,58 @@ class ReferenceSolver final : public Solver {
         stats.step_abs[static_cast<std::size_t>(t)].add(finite_or_max(sum_in(order, abs_error)));
       }
       grid.zero = sum_in(order, offset) / static_cast<float>(w_.size());
+    }
+  }
+
+  FixedGrid search_integer_zero(SumOrder order, const QuantSpec& spec, const Span& span) {
+    const bool symmetric = spec.zeros == ZeroKind::kSymmetric;
+    const auto largest = static_cast<float>(qmax(spec.width));
+    const float fixed = symmetric ? IntegerZeroSearch::symmetric_zero(spec.width) : 0;
+    if (!(span.length > IntegerZeroSearch::kNarrowest)) return {.zero = fixed};
+
+    Candidate best;
+    for (const float part : IntegerZeroSearch::kParts) {
+      const float scale = span.length * part / largest;
+      const float rounded = std::nearbyint((0.5F * span.length * part - span.middle) / scale);
+      if (part == IntegerZeroSearch::kParts[0]) {
+        best = {.scale = scale, .zero = symmetric ? fixed : std::clamp(rounded, 0.0F, largest)};
+      }
+      for (float offset = -1; offset <= 1; ++offset) {
+        const float zero = symmetric ? fixed : rounded + offset;
+        if (zero < 0 || zero > largest || (symmetric && offset != 0)) continue;
+        refine_scale(order, spec, {.scale = scale, .zero = zero}, best);
+      }
+    }
+    return {.inverse_scale = 1.0F / best.scale, .scale = best.scale, .zero = best.zero};
+  }
+
+  struct Candidate {
+    float scale = 1;
+    float zero = 0;
+    float square_sum = std::numeric_limits<float>::infinity();  ///< Of its errors, once they are known.
+  };
+
+  /// Fits the scale to the codes and derives the codes again, keeping the best pair ever met in `best`.
+  void refine_scale(SumOrder order, const QuantSpec& spec, Candidate now, Candidate& best) {
+    const auto largest = static_cast<float>(qmax(spec.width));
+    const int rounds = IntegerZeroSearch::rounds(spec);
+    for (int round = 0; round < rounds; ++round) {
+      const float inverse_scale = 1.0F / now.scale;
+      for (std::size_t k = 0; k < w_.size(); ++k) {
+        const float steps = code_of(w_[k] * inverse_scale, now.zero, largest) - now.zero;
+        const float e = w_[k] - steps * now.scale;
+        q_[k] = e * e;
+        x_[k] = w_[k] * steps;
+        y_[k] = steps * steps;
+      }
+      now.square_sum = sum_in(order, q_);
+      if (now.square_sum < best.square_sum) best = now;
+      const float products = sum_in(order, x_);
+      const float squares = sum_in(order, y_);
+      if (!(squares > 0 && products > 0)) return;
+      const float fitted = products / squares;
+      if (fitted == now.scale) return;
+      now.scale = fitted;
     }
   }
 

@@ -17,6 +17,7 @@
 #define HWY_TARGET_INCLUDE "kernels/simd/simd_solver.cpp"  // NOLINT
 #include <hwy/foreach_target.h>                            // must come before the per-target code
 
+#include "kernels/simd/integer_zero-inl.h"
 #include "kernels/simd/solve-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -40,6 +41,7 @@ class SimdSolver final : public Solver {
 
   void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
              SolveStats& stats) override {
+    if (request.spec.zeros != ZeroKind::kFloat) return solve_integer_zeros(block, request, target, stats);
     const bool steps = request.spec.optimizes();
     const StepPlan plan = steps ? plan_steps(request) : StepPlan{};
     const bool record = steps && request.record == RecordErrors::kYes;
@@ -104,6 +106,37 @@ class SimdSolver final : public Solver {
     flush(exact, 0, stats);
   }
 
+  void encode_groups(const GroupBlock& block, CodeWidth width, const GroupGrids& grids, const SolveTarget& target,
+                     SolveStats& stats) override {
+    const size_t elems = static_cast<size_t>(block.group_elems);
+    const size_t groups = static_cast<size_t>(block.groups);
+    scratch_.reserve(elems, kErrorSlots);
+    ExactLanes exact(scratch_, kErrorSlots);
+    const VF qmax_v = hn::Set(kDF, static_cast<float>(qmax(width)));
+    const simd::WeightLanes& lanes = scratch_.weights[0];
+    for (size_t first = 0; first < groups; first += kLanes) {
+      const size_t count = groups - first < kLanes ? groups - first : kLanes;
+      LoadLanes(block, first, count, scratch_, lanes.w);
+      const GroupErrors errors{lanes.w,
+                               lanes.ws,
+                               FirstLanes(grids.inverse_scale + first, count),
+                               FirstLanes(grids.scale + first, count),
+                               FirstLanes(grids.zero + first, count),
+                               qmax_v};
+      const ErrorTerms terms = SumGroup(OrderOf(block), elems, errors);
+      // Whatever is not finite among the weights shows in the sum of its group's errors.
+      const MF finite = hn::Le(terms.abs, hn::Set(kDF, std::numeric_limits<float>::max()));
+      if (HWY_UNLIKELY(!hn::AllTrue(kDF, finite)) && HasNonfinite(lanes.w, elems)) {
+        stats.nonfinite = true;
+        return;
+      }
+      StoreCodes(block, first, count, lanes.ws, target);
+      record_errors(terms, count, 0, exact, stats.final_error);
+      if (exact.CountVector()) flush(exact, 0, stats);
+    }
+    flush(exact, 0, stats);
+  }
+
   [[nodiscard]] WeightRange range(const std::byte* data, DType dtype, std::int64_t count) override {
     constexpr std::int64_t kChunk = 4096;
     scratch_.reserve(static_cast<size_t>(kChunk), kErrorSlots);
@@ -140,12 +173,7 @@ class SimdSolver final : public Solver {
       const simd::WeightLanes& lanes = scratch_.weights[0];
       LoadLanes(code_block, first, count, scratch_, lanes.ws);
       LoadLanes(block, first, count, scratch_, lanes.w);
-      HWY_ALIGN float s[kLanes], z[kLanes];
-      for (size_t lane = 0; lane < kLanes; ++lane) {
-        s[lane] = scale[first + (lane < count ? lane : 0)];
-        z[lane] = zero[first + (lane < count ? lane : 0)];
-      }
-      const GivenErrors errors{lanes.w, lanes.ws, hn::Load(kDF, s), hn::Load(kDF, z)};
+      const GivenErrors errors{lanes.w, lanes.ws, FirstLanes(scale + first, count), FirstLanes(zero + first, count)};
       const size_t elems = static_cast<size_t>(block.group_elems);
       record_errors(SumGroup(OrderOf(block), elems, errors), count, 0, exact, stats.final_error);
       if (exact.CountVector()) flush(exact, 0, stats);
@@ -155,6 +183,43 @@ class SimdSolver final : public Solver {
   }
 
  private:
+  void solve_integer_zeros(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
+                           SolveStats& stats) {
+    const size_t elems = static_cast<size_t>(block.group_elems);
+    const size_t groups = static_cast<size_t>(block.groups);
+    scratch_.reserve(elems, kErrorSlots);
+    ExactLanes exact(scratch_, kErrorSlots);
+    const VF most = hn::Set(kDF, std::numeric_limits<float>::max());
+    const VF qmax_v = hn::Set(kDF, static_cast<float>(qmax(request.spec.width)));
+    LaneSet set{};
+    set.weights = scratch_.weights[0];
+    set.calm_low = hn::Set(kDF, 1.0F);  // nothing is known about any zero
+    set.calm_high = hn::Zero(kDF);
+    for (size_t first = 0; first < groups; first += kLanes) {
+      set.first = first;
+      set.count = groups - first < kLanes ? groups - first : kLanes;
+      LoadLanes(block, first, set.count, scratch_, set.weights.w);
+      VF lo, hi;
+      const bool beyond_f32 = FindRange(set.weights.w, elems, lo, hi);
+      const Span span = SpanOf(lo, hi, request.spec.zeros);
+      if (HWY_UNLIKELY(beyond_f32 || !hn::AllTrue(kDF, hn::Le(span.length, most)))) {
+        stats.nonfinite = true;
+        return;
+      }
+      const Candidates best = SearchIntegerZero(set.weights.w, OrderOf(block), elems, span, request.spec);
+      set.grid.S = hn::Div(hn::Set(kDF, 1.0F), best.s);
+      set.grid.s = best.s;
+      set.grid.z = best.z;
+      if (request.finish == Finish::kCodes) ScaleWeights(set.weights.w, set.grid.S, elems, set.weights.ws);
+      if (HWY_UNLIKELY(!store(block, request, set, qmax_v, target, 0, exact, stats))) {
+        stats.nonfinite = true;
+        return;
+      }
+      if (exact.CountVector()) flush(exact, 0, stats);
+    }
+    flush(exact, 0, stats);
+  }
+
   // The constants live in step_constants_ as long as the plan is used; the calls for one tensor share them.
   StepPlan plan_steps(const SolveRequest& request) {
     if (step_constants_.size() != static_cast<size_t>(request.iters) || !(planned_ == request.spec)) {
@@ -194,6 +259,8 @@ class SimdSolver final : public Solver {
              const SolveTarget& target, size_t slots, ExactLanes& exact, SolveStats& stats) {
     StoreLanes(set.grid.s, set.count, target.scale + set.first);
     StoreLanes(set.grid.z, set.count, target.zero + set.first);
+    if (static_cast<int>(set.settled) > stats.settled) stats.settled = static_cast<int>(set.settled);
+    if (request.finish == Finish::kGridOnly) return true;
     const StoredGrid stored{RoundLanes(set.grid.s, request.stored), RoundLanes(set.grid.z, request.stored)};
     const ErrorTerms terms = IsCalm(set) ? finish<Clamp::kNo>(block, set, set.codes_from, qmax_v, stored, target)
                                          : finish<Clamp::kYes>(block, set, set.weights.ws, qmax_v, stored, target);
@@ -202,7 +269,6 @@ class SimdSolver final : public Solver {
         HasNonfinite(set.weights.w, static_cast<size_t>(block.group_elems))) {
       return false;
     }
-    if (static_cast<int>(set.settled) > stats.settled) stats.settled = static_cast<int>(set.settled);
     record_errors(terms, set.count, slots, exact, stats.final_error);
     return true;
   }

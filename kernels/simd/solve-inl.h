@@ -384,6 +384,19 @@ struct EncodedErrors {
   }
 };
 
+// ... of codes derived from the weights and each lane's own grid, kept at `codes` ...
+struct GroupErrors {
+  const float* w;
+  float* codes;
+  VF S, s, z, qmax;
+  HWY_INLINE ErrorTerms operator()(size_t k) const {
+    const VF weight = hn::Load(kDF, w + k * kLanes);
+    const VF q = hn::Min(hn::Max(hn::Round(hn::Add(hn::Mul(weight, S), z)), hn::Zero(kDF)), qmax);
+    hn::Store(q, kDF, codes + k * kLanes);
+    return TermsOfError(weight, q, s, z);
+  }
+};
+
 // ... and of codes that are given.
 struct GivenErrors {
   const float* HWY_RESTRICT w;
@@ -393,6 +406,14 @@ struct GivenErrors {
     return TermsOfError(hn::Load(kDF, w + k * kLanes), hn::Load(kDF, codes + k * kLanes), stored_s, stored_z);
   }
 };
+
+// The first `count` lanes from memory; those beyond repeat the first.
+HWY_INLINE VF FirstLanes(const float* values, size_t count) {
+  if (count == kLanes) return hn::LoadU(kDF, values);
+  HWY_ALIGN float each[kLanes];
+  for (size_t lane = 0; lane < kLanes; ++lane) each[lane] = values[lane < count ? lane : 0];
+  return hn::Load(kDF, each);
+}
 
 HWY_INLINE void StoreLanes(VF values, size_t count, float* out) {
   if (count == kLanes) {

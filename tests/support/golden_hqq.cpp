@@ -185,6 +185,7 @@ GoldenFile read_golden_file(const std::filesystem::path& path) {
   GoldenFile out;
   const json::value header = json::parse(file.substr(sizeof header_bytes, header_bytes));
   for (const auto& [name, value] : header.as_object()) {
+    if (name == "__metadata__") continue;
     const json::object& entry = value.as_object();
     GoldenTensor& tensor = out[std::string(name)];
     tensor.dtype = dtype_from_name(string_of(entry.at("dtype"))).value();

@@ -143,6 +143,18 @@ TEST(WhyNot, NamesParametersOutOfRange) {
             "");
 }
 
+TEST(WhyNot, NamesAWholeZeroForTheTensorAtOnce) {
+  QuantSpec spec;
+  spec.zeros = ZeroKind::kInteger;
+
+  EXPECT_EQ(why_not(spec, 8, 64), std::nullopt);
+  EXPECT_FALSE(spec.optimizes());
+
+  spec.channel_wise = false;
+
+  EXPECT_EQ(why_not(spec, 8, 64), "one grid for the tensor has no whole zero");
+}
+
 TEST(StepConstants, FollowTheSchedule) {
   const QuantSpec spec;
 
