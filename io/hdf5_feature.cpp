@@ -1,11 +1,15 @@
 #include "io/hdf5_feature.h"
 
-#include <H5public.h>
 #include <string>
+
+#include <hdf5.h>
+
+#include "io/hdf5_library.h"
 
 namespace halfquad {
 
 Feature hdf5_feature() {
+  const hdf5::Session session;
   unsigned major = 0;
   unsigned minor = 0;
   unsigned release = 0;
