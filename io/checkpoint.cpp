@@ -12,6 +12,7 @@
 #include "io/json.h"
 #include "io/safetensors_header.h"
 #include "io/safetensors_index.h"
+#include "io/torch_file.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
 
@@ -23,6 +24,8 @@ using Path = std::filesystem::path;
 constexpr std::string_view kConfigName = "config.json";
 constexpr std::string_view kSingleName = "model.safetensors";
 constexpr std::string_view kIndexName = "model.safetensors.index.json";
+constexpr std::string_view kTorchName = "pytorch_model.bin";
+constexpr std::string_view kTorchIndexName = "pytorch_model.bin.index.json";
 constexpr std::string_view kSuffix = ".safetensors";
 constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{64} << 20;
 constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{512} << 20;
@@ -60,16 +63,15 @@ std::vector<std::string> find_side_files(FileSystem& fs, const Path& directory, 
   return found;
 }
 
-/// What to say about a directory without any safetensors file.
+/// What to say about a directory without any weights.
 [[noreturn]] void refuse_without_weights(const Path& directory, const std::vector<std::string>& names) {
-  const bool pickled = std::any_of(names.begin(), names.end(), [](std::string_view name) {
-    return name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth");
-  });
-  const std::string_view advice = pickled
-                                      ? "it holds PyTorch pickles (*.bin, *.pt); convert them to safetensors first, "
-                                        "with save_pretrained() of transformers for example"
-                                  : names.empty() ? "the directory is empty"
-                                                  : "give the directory of a Hugging Face checkpoint";
+  const auto pickle = std::ranges::find_if(names, is_torch_file_name);
+  const std::string advice =
+      pickle != names.end()
+          ? fmt::format("it holds PyTorch pickles but no {}; give one of them, such as {}, if it is a state dict",
+                        kTorchName, quoted(*pickle))
+      : names.empty() ? "the directory is empty"
+                      : "give the directory of a Hugging Face checkpoint";
   throw Error(ErrorCode::kBadInput, fmt::format("{} holds no *.safetensors file: {}", shown(directory), advice));
 }
 
@@ -105,6 +107,28 @@ Checkpoint::Checkpoint(FileSystem& fs, const Path& path) {
   }
 }
 
+Checkpoint Checkpoint::of_parts(const SourceFile& file, bool is_single_file, std::vector<SourceTensor> tensors,
+                                std::optional<boost::json::object> config) {
+  Checkpoint parts;
+  parts.directory_ = file.path.parent_path();
+  parts.single_file_ = is_single_file;
+  parts.files_.push_back(file);
+  return parts.with_tensors(std::move(tensors), std::move(config));
+}
+
+Checkpoint Checkpoint::with_tensors(std::vector<SourceTensor> tensors,
+                                    std::optional<boost::json::object> config) const {
+  Checkpoint other = *this;
+  other.config_ = std::move(config);
+  other.tensors_ = std::move(tensors);
+  other.by_name_.clear();
+  for (std::size_t i = 0; i < other.tensors_.size(); ++i) {
+    const bool added = other.by_name_.emplace(other.tensors_[i].name, i).second;
+    HALFQUAD_REQUIRE(added, kBadInput, "tensor " + quoted(other.tensors_[i].name) + " is there twice");
+  }
+  return other;
+}
+
 void Checkpoint::open_directory(FileSystem& fs) {
   const std::vector<std::string> names = fs.list(directory_);
   if (contains(names, kConfigName) && is_regular_entry(fs, directory_ / kConfigName)) {
@@ -113,47 +137,72 @@ void Checkpoint::open_directory(FileSystem& fs) {
     HALFQUAD_REQUIRE(value.is_object(), kBadInput, shown(path) + ": the configuration is not a JSON object");
     config_ = std::move(value.get_object());
   }
-  // The order in which transformers looks: a single file wins over an index beside it.
+  // The order in which transformers looks: a single file wins over an index beside it, safetensors over PyTorch's.
+  const std::vector<std::string> safetensors = all_safetensors(names);
   if (contains(names, kSingleName)) {
     add_file(fs, std::string(kSingleName));
     finish();
   } else if (contains(names, kIndexName)) {
-    const Path path = directory_ / kIndexName;
-    const auto weight_map = parse_safetensors_index(read_text(fs, path, kMaxIndexBytes), shown(path));
-    std::set<std::string> needed;
-    for (const auto& [tensor, file] : weight_map) needed.insert(file);
-    for (const std::string& file : needed) {
-      HALFQUAD_REQUIRE(contains(names, file), kBadInput,
-                       fmt::format("{} names the file {}, which is missing; download or copy the model again",
-                                   shown(path), quoted(file)));
-      add_file(fs, file);
-    }
+    open_index(fs, kIndexName, names);
+  } else if (!safetensors.empty()) {
+    for (const std::string& name : safetensors) add_file(fs, name);
     finish();
-    check_against_index(weight_map);
+  } else if (contains(names, kTorchName)) {
+    add_file(fs, std::string(kTorchName));
+    finish();
+  } else if (contains(names, kTorchIndexName)) {
+    open_index(fs, kTorchIndexName, names);
   } else {
-    const std::vector<std::string> found = all_safetensors(names);
-    if (found.empty()) refuse_without_weights(directory_, names);
-    for (const std::string& name : found) add_file(fs, name);
-    finish();
+    refuse_without_weights(directory_, names);
   }
   side_files_ = find_side_files(fs, directory_, names);
+}
+
+void Checkpoint::open_index(FileSystem& fs, std::string_view index, std::span<const std::string> names) {
+  const Path path = directory_ / index;
+  const auto weight_map = parse_safetensors_index(read_text(fs, path, kMaxIndexBytes), shown(path));
+  std::set<std::string> needed;
+  for (const auto& [tensor, file] : weight_map) needed.insert(file);
+  for (const std::string& file : needed) {
+    HALFQUAD_REQUIRE(std::ranges::find(names, file) != names.end(), kBadInput,
+                     fmt::format("{} names the file {}, which is missing; download or copy the model again",
+                                 shown(path), quoted(file)));
+    add_file(fs, file);
+  }
+  finish();
+  check_against_index(weight_map, index);
 }
 
 void Checkpoint::add_file(FileSystem& fs, const std::string& name) {
   const Path path = directory_ / name;
   HALFQUAD_REQUIRE(is_regular_entry(fs, path), kBadInput, shown(path) + " is not a regular file");
   const std::unique_ptr<ReadFile> file = fs.open_read(path, ReadMode::kBuffered);
-  const std::string json = read_safetensors_header_json(*file, path.string());
-  const std::uint64_t data_bytes = file->size() - sizeof(std::uint64_t) - json.size();
-  SafetensorsHeader header = parse_safetensors_header(json, data_bytes, path.string());
+  files_.push_back({name, path, file->size(), 0});
+  files_.back().header_digest =
+      is_torch_file_name(name) ? add_torch(*file, path.string()) : add_safetensors(*file, path.string());
+}
 
-  const int index = static_cast<int>(files_.size());
-  files_.push_back({name, path, file->size(), XXH3_64bits(json.data(), json.size())});
+std::uint64_t Checkpoint::add_safetensors(ReadFile& file, const std::string& path) {
+  const std::string json = read_safetensors_header_json(file, path);
+  const std::uint64_t data_bytes = file.size() - sizeof(std::uint64_t) - json.size();
+  SafetensorsHeader header = parse_safetensors_header(json, data_bytes, path);
+  const int index = static_cast<int>(files_.size()) - 1;
   for (TensorEntry& entry : header.tensors) {
     const std::uint64_t bytes = entry.bytes();
     tensors_.push_back(
         {std::move(entry.name), entry.dtype, std::move(entry.shape), index, header.data_start + entry.begin, bytes});
   }
+  return XXH3_64bits(json.data(), json.size());
+}
+
+std::uint64_t Checkpoint::add_torch(ReadFile& file, const std::string& path) {
+  TorchFile torch = read_torch_file(file, path);
+  const int index = static_cast<int>(files_.size()) - 1;
+  for (TorchTensor& tensor : torch.tensors) {
+    tensors_.push_back(
+        {std::move(tensor.name), tensor.dtype, std::move(tensor.shape), index, tensor.offset, tensor.bytes});
+  }
+  return XXH3_64bits(torch.header.data(), torch.header.size());
 }
 
 void Checkpoint::finish() {
@@ -170,8 +219,9 @@ void Checkpoint::finish() {
   }
 }
 
-void Checkpoint::check_against_index(const std::map<std::string, std::string>& weight_map) const {
-  const std::string index = shown(directory_ / kIndexName);
+void Checkpoint::check_against_index(const std::map<std::string, std::string>& weight_map,
+                                     std::string_view index_name) const {
+  const std::string index = shown(directory_ / index_name);
   for (const auto& [name, file] : weight_map) {
     const SourceTensor* tensor = find(name);
     HALFQUAD_REQUIRE(tensor != nullptr && files_[static_cast<std::size_t>(tensor->file)].name == file, kBadInput,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -12,10 +13,22 @@
 
 #include <boost/json/object.hpp>
 
+#include "io/byte_range.h"
 #include "io/file_system.h"
 #include "runtime/dtype.h"
 
 namespace halfquad {
+
+/// How the elements of a tensor are got from what a checkpoint stores, where they are not simply there.
+class TensorDecoder {
+ public:
+  virtual ~TensorDecoder() = default;
+  /// `range` of the decoded tensor's bytes, to `out`. `files`: those of the checkpoint, open. `scratch`: page-aligned;
+  /// 4 MiB and ReadFile::kSlack are enough for rows of 100,000 elements. Thread-safe. Throws kOutOfMemory when a single
+  /// row does not fit.
+  virtual void read(std::span<const std::unique_ptr<ReadFile>> files, const ByteRange& range,
+                    std::span<std::byte> scratch, std::byte* out) const = 0;
+};
 
 /// One tensor of a checkpoint and where its bytes lie.
 struct SourceTensor {
@@ -26,6 +39,10 @@ struct SourceTensor {
   std::uint64_t offset = 0;  ///< From the start of that file.
   std::uint64_t bytes = 0;
 
+  /// Null: elements of `dtype` at `offset`.
+  std::shared_ptr<const TensorDecoder> decoder = nullptr;
+  std::optional<DType> kept_as = std::nullopt;  ///< Dtype of an unquantized copy, where it is not `dtype`.
+
   [[nodiscard]] std::int64_t elements() const noexcept;
 };
 
@@ -33,24 +50,33 @@ struct SourceFile {
   std::string name;  ///< Relative to the checkpoint's directory.
   std::filesystem::path path;
   std::uint64_t bytes = 0;
-  std::uint64_t header_digest = 0;  ///< XXH3-64 of the header bytes.
+  std::uint64_t header_digest = 0;  ///< XXH3-64 of the header bytes; PyTorch: of all that describes the tensors.
 };
 
-/// A Hugging Face directory (config.json, one or more safetensors files, an index) or a single .safetensors file.
-/// The constructor reads and validates every header; nothing of the weights is touched.
+/// A Hugging Face directory (config.json, weight files, an index) or a single weight file: safetensors, or, where there
+/// are none, PyTorch's pytorch_model*.bin or a *.bin, *.pt or *.pth that holds a state dict. The constructor reads and
+/// validates every header; nothing of the weights is touched.
 class Checkpoint {
  public:
   /// Throws kIo for what cannot be read, kBadInput for what is malformed: an index that names files outside the
   /// directory, tensors the files do not hold, files the index leaves out, a name in two files, a link loop, ...
   Checkpoint(FileSystem& fs, const std::filesystem::path& path);
 
-  /// By (file, offset).
+  /// One file of another container, whose tensors are known already.
+  [[nodiscard]] static Checkpoint of_parts(const SourceFile& file, bool is_single_file,
+                                           std::vector<SourceTensor> tensors,
+                                           std::optional<boost::json::object> config);
+  /// The same files with other tensors, and another config.
+  [[nodiscard]] Checkpoint with_tensors(std::vector<SourceTensor> tensors,
+                                        std::optional<boost::json::object> config) const;
+
+  /// By (file, offset). Tied tensors of a PyTorch file share their bytes.
   [[nodiscard]] std::span<const SourceTensor> tensors() const noexcept { return tensors_; }
   [[nodiscard]] const SourceTensor* find(std::string_view name) const noexcept;
   [[nodiscard]] std::span<const SourceFile> files() const noexcept { return files_; }
   /// The directory, or the folder of the single file.
   [[nodiscard]] const std::filesystem::path& directory() const noexcept { return directory_; }
-  /// Whether the checkpoint was given as one .safetensors file.
+  /// Whether the checkpoint was given as one weight file.
   [[nodiscard]] bool is_single_file() const noexcept { return single_file_; }
   /// config.json as parsed, when there is one.
   [[nodiscard]] const std::optional<boost::json::object>& config() const noexcept { return config_; }
@@ -60,9 +86,13 @@ class Checkpoint {
   [[nodiscard]] std::uint64_t tensor_bytes() const noexcept;
 
  private:
+  Checkpoint() = default;
   void open_directory(FileSystem& fs);
   void add_file(FileSystem& fs, const std::string& name);
-  void check_against_index(const std::map<std::string, std::string>& weight_map) const;
+  std::uint64_t add_safetensors(ReadFile& file, const std::string& path);
+  std::uint64_t add_torch(ReadFile& file, const std::string& path);
+  void open_index(FileSystem& fs, std::string_view index, std::span<const std::string> names);
+  void check_against_index(const std::map<std::string, std::string>& weight_map, std::string_view index) const;
   void finish();
 
   std::filesystem::path directory_;

@@ -13,6 +13,7 @@
 #include "io/posix_file_system.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
+#include "tests/unit/io/torch_bytes.h"
 
 namespace halfquad {
 namespace {
@@ -25,6 +26,11 @@ using test::put_safetensors;
 using test::random_tensor;
 
 constexpr const char* kIndex = "model.safetensors.index.json";
+
+/// A file of torch.save() with one F32 tensor [2, 3].
+std::string torch_file(const std::string& name, const std::string& data) {
+  return test::zip_bytes(test::torch_entries(test::dict({test::text(name), test::tensor()}), data));
+}
 
 class CheckpointTest : public ::testing::Test {
  protected:
@@ -179,10 +185,57 @@ TEST_F(CheckpointTest, DirectoryWithoutWeightsIsRefused) {
   expect_refusal("holds no *.safetensors file", "Hugging Face checkpoint");
 }
 
-TEST_F(CheckpointTest, PicklesAreRefusedWithAdvice) {
-  put_file(at("pytorch_model.bin"), "");
+TEST_F(CheckpointTest, PicklesThatAreNoModelAreRefusedWithAdvice) {
+  put_file(at("consolidated.00.pth"), "");
 
-  expect_refusal("PyTorch pickles", "convert them to safetensors");
+  expect_refusal("PyTorch pickles but no pytorch_model.bin", "\"consolidated.00.pth\"");
+}
+
+TEST_F(CheckpointTest, ReadsAPyTorchModelWithItsConfig) {
+  put_file(at("pytorch_model.bin"), torch_file("w", "abcdefghijklmnopqrstuvwx"));
+  put_file(at("config.json"), R"({"model_type":"llama"})");
+
+  const Checkpoint checkpoint = open();
+
+  ASSERT_EQ(checkpoint.tensors().size(), 1U);
+  const SourceTensor& tensor = checkpoint.tensors()[0];
+  EXPECT_EQ(tensor.name, "w");
+  EXPECT_EQ(tensor.shape, (std::vector<std::int64_t>{2, 3}));
+  EXPECT_EQ(test::get_file(checkpoint.files()[0].path).substr(tensor.offset, tensor.bytes), "abcdefghijklmnopqrstuvwx");
+  EXPECT_EQ(checkpoint.config()->at("model_type").as_string(), "llama");
+  EXPECT_TRUE(checkpoint.side_files().empty());
+}
+
+TEST_F(CheckpointTest, ReadsPyTorchShardsThroughTheirIndex) {
+  put_file(at("pytorch_model-00001-of-00002.bin"), torch_file("a", std::string(24, 'a')));
+  put_file(at("pytorch_model-00002-of-00002.bin"), torch_file("b", std::string(24, 'b')));
+  const std::map<std::string, std::string> places = {{"a", "pytorch_model-00001-of-00002.bin"},
+                                                     {"b", "pytorch_model-00002-of-00002.bin"}};
+  put_file(at("pytorch_model.bin.index.json"), index_text(places));
+  EXPECT_EQ(open().find("b")->file, 1);
+
+  put_file(at("pytorch_model.bin.index.json"), index_text({{"a", "pytorch_model-00001-of-00002.bin"}}));
+  EXPECT_EQ(open().tensors().size(), 1U);
+  put_file(at("pytorch_model.bin.index.json"), index_text({{"a", "pytorch_model-00002-of-00002.bin"}}));
+  expect_refusal("pytorch_model.bin.index.json", "of different versions");
+}
+
+TEST_F(CheckpointTest, PyTorchFilesYieldToSafetensors) {
+  put_file(at("pytorch_model.bin"), "no archive");
+  put_safetensors(at("x.safetensors"), {f32_tensor("s", {1}, {1})});
+  EXPECT_EQ(open().files()[0].name, "x.safetensors");
+}
+
+TEST_F(CheckpointTest, ReadsASinglePyTorchFile) {
+  put_file(at("state.pt"), torch_file("w", std::string(24, 'a')));
+  const Checkpoint checkpoint(*fs_, at("state.pt"));
+  EXPECT_TRUE(checkpoint.is_single_file());
+  EXPECT_EQ(checkpoint.find("w")->elements(), 6);
+
+  put_file(at("other.pt"), torch_file("v", std::string(24, 'a')));
+  EXPECT_NE(Checkpoint(*fs_, at("other.pt")).files()[0].header_digest, checkpoint.files()[0].header_digest);
+  put_file(at("bad.pt"), "PK");
+  expect_error(ErrorCode::kBadInput, {"bad.pt", "too short"}, [&] { Checkpoint(*fs_, at("bad.pt")); });
 }
 
 TEST_F(CheckpointTest, MalformedHeaderNamesItsFile) {
