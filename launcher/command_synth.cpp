@@ -17,7 +17,8 @@ namespace {
 constexpr char kFooter[] =
     "\nExamples:\n"
     "  halfquad synth ./rehearsal --preset llama-13b\n"
-    "  halfquad synth ./small --preset llama-70b --layers 2 --seed 7\n";
+    "  halfquad synth ./small --preset llama-70b --layers 2 --seed 7\n"
+    "  halfquad synth ./experts --preset deepseek-v3 --layers 4\n";
 
 struct SynthCommandOptions {
   std::string directory;
@@ -62,7 +63,9 @@ Command add_synth(CLI::App& root, const Context& context) {
       ->check(quiet(CLI::Range(1, 10000)))
       ->type_name("N");
   app->add_option("--seed", options->seed, "Seed of the weights")->capture_default_str()->type_name("N");
-  app->add_option("--dtype", options->dtype, "bf16, f16, f32")->capture_default_str()->type_name("TYPE");
+  app->add_option("--dtype", options->dtype, "bf16, f16, f32: of what the model does not keep in FP8 or MXFP4")
+      ->capture_default_str()
+      ->type_name("TYPE");
   app->add_option("--shard-size", options->shard_size, "Largest weight file")->capture_default_str()->type_name("SIZE");
   add_thread_option(*app, options->machine);
   add_message_options(*app, options->machine);

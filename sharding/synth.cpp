@@ -10,24 +10,19 @@
 #include "runtime/check.h"
 #include "runtime/parallel.h"
 #include "runtime/text.h"
-#include "sharding/gaussian.h"
+#include "sharding/synth_fill.h"
 #include "sharding/synth_model.h"
 
 namespace halfquad {
 namespace {
 
-constexpr float kWeightDeviation = 0.02F;  // what Llama models are initialized with
-constexpr float kNormDeviation = 0.1F;
 constexpr std::uint64_t kBlockBytes = 8 << 20;
 constexpr std::size_t kChunkBytes = 512 << 10;  // stays in the second-level cache between filling and writing
 
 /// Fills one weight file, a block of one tensor at a time.
 class FileFiller {
  public:
-  FileFiller(std::uint64_t seed, DType dtype)
-      : weights_(seed, dtype, 0.0F, kWeightDeviation),
-        norms_(seed, dtype, 1.0F, kNormDeviation),
-        element_bytes_(static_cast<std::uint64_t>(bytes_of(dtype))) {}
+  FileFiller(std::uint64_t seed, DType dtype) : data_(seed, dtype) {}
 
   void fill(WriteFile& file, const std::vector<TensorEntry>& tensors, int threads, ProgressCounters& progress,
             const StopFlag& stop) const {
@@ -57,19 +52,16 @@ class FileFiller {
 
   void write_block(WriteFile& file, std::uint64_t data_start, const TensorEntry& tensor, Range block,
                    std::span<std::byte> chunk) const {
-    const GaussianSource& source = tensor.shape.size() == 1 ? norms_ : weights_;
     const std::uint64_t place = data_start + tensor.begin + block.offset;
     for (std::uint64_t done = 0; done < block.bytes; done += kChunkBytes) {
       const auto part = chunk.first(std::min<std::uint64_t>(kChunkBytes, block.bytes - done));
-      source.fill(tensor.name, (block.offset + done) / element_bytes_, part);
+      data_.fill(tensor, block.offset + done, part);
       file.write(place + done, part);
     }
     file.start_writeback(place, block.bytes);
   }
 
-  GaussianSource weights_;
-  GaussianSource norms_;
-  std::uint64_t element_bytes_;
+  SynthFiller data_;
 };
 
 std::filesystem::path without_trailing_slash(const std::filesystem::path& directory) {
