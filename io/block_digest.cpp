@@ -12,7 +12,24 @@ namespace halfquad {
 
 std::uint64_t BlockLayout::block_count() const noexcept {
   if (total_bytes == 0 || run_bytes == 0 || block_bytes == 0) return 0;
+  if (across_runs) return ceil_div(run_bytes, block_bytes);
   return total_bytes / run_bytes * ceil_div(run_bytes, block_bytes) + ceil_div(total_bytes % run_bytes, block_bytes);
+}
+
+std::uint64_t BlockLayout::longest_block() const noexcept {
+  if (block_count() == 0) return 0;
+  const std::uint64_t in_run = std::min(block_bytes, run_bytes);
+  return across_runs ? total_bytes / run_bytes * in_run : in_run;
+}
+
+std::vector<ByteRange> BlockLayout::ranges_of(std::uint64_t block) const {
+  if (!across_runs) return {{offset_of(block), block_length(offset_of(block))}};
+  std::vector<ByteRange> ranges;
+  const std::uint64_t in_run = block * block_bytes;
+  for (std::uint64_t run = 0; run < total_bytes; run += run_bytes) {
+    ranges.push_back({run + in_run, std::min(block_bytes, run_bytes - in_run)});
+  }
+  return ranges;
 }
 
 std::uint64_t BlockLayout::block_at(std::uint64_t offset) const {

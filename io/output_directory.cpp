@@ -48,12 +48,17 @@ Path partial_path(const Path& out) { return with_suffix(directory_name(out), ".p
 
 OutputDirectory::OutputDirectory(FileSystem& fs, const Path& out, const Path& source, Overwrite overwrite,
                                  Leftover leftover)
+    : OutputDirectory(fs, out, source, overwrite, leftover, std::nullopt) {}
+
+OutputDirectory::OutputDirectory(FileSystem& fs, const Path& out, const Path& source, Overwrite overwrite,
+                                 Leftover leftover, std::optional<SingleFile> single)
     : fs_(fs),
       out_(directory_name(out)),
       parent_(out_.has_parent_path() ? out_.parent_path() : Path(".")),
       partial_(partial_path(out)),
       replaced_(with_suffix(out_, ".replaced")),
-      lock_path_(with_suffix(out_, ".partial.lock")) {
+      lock_path_(with_suffix(out_, ".partial.lock")),
+      single_(std::move(single)) {
   HALFQUAD_REQUIRE(
       fs_.kind(parent_) == FileKind::kDirectory, kIo,
       fmt::format("the directory {} that is to hold the output does not exist; create it first", shown(parent_)));
@@ -107,14 +112,18 @@ void OutputDirectory::check_target(Overwrite overwrite) const {
                      shown(out_) + " is a symbolic link to nothing; remove it or choose another name");
     return;
   }
-  HALFQUAD_REQUIRE(kind == FileKind::kDirectory, kUsage,
-                   shown(out_) + " exists and is not a directory; remove it or choose another name");
+  const FileKind wanted = single_ ? FileKind::kFile : FileKind::kDirectory;
+  HALFQUAD_REQUIRE(kind == wanted, kUsage,
+                   fmt::format("{} exists and is not a {}; remove it or choose another name", shown(out_),
+                               single_ ? "file" : "directory"));
   const Path real = fs_.canonical(out_);
   HALFQUAD_REQUIRE(
       real == fs_.canonical(parent_) / out_.filename(), kUsage,
-      fmt::format("{} is a symbolic link; give the directory it stands for, {}", shown(out_), shown(real)));
+      fmt::format("{} is a symbolic link; give the {} it stands for, {}", shown(out_), single_ ? "file" : "directory",
+                  shown(real)));
   HALFQUAD_REQUIRE(overwrite == Overwrite::kYes, kUsage,
                    shown(out_) + " exists; choose another name or pass --overwrite to replace it");
+  if (single_) return;
   HALFQUAD_REQUIRE(looks_like_model(fs_.list(out_)), kUsage,
                    fmt::format("{} holds other things than a model and will not be replaced; remove it yourself or "
                                "choose another name",
@@ -132,11 +141,18 @@ bool OutputDirectory::is_resumable() const {
 
 /// Whether a run put OUT under its name and died before its last step.
 bool OutputDirectory::died_after_commit() const {
+  if (single_) return false;
   return fs_.kind(out_ / kPrivateFolder) == FileKind::kDirectory && is_own_directory(out_);
 }
 
 /// Ends what a run began that died in commit(), from the moment on when it first renamed anything.
 void OutputDirectory::recover() {
+  if (single_) {  // a partial directory that its file has left has nothing to be continued
+    const bool done = fs_.kind(out_) == FileKind::kFile && fs_.kind(partial_) == FileKind::kDirectory &&
+                      fs_.kind(partial_ / single_->name) == FileKind::kMissing;
+    if (done) discard_partial();
+    return;
+  }
   if (died_after_commit()) {
     if (!is_resumable()) discard_partial();  // the old OUT, which got this name by the exchange
     fs_.remove_all(out_ / kPrivateFolder);
@@ -177,13 +193,25 @@ void OutputDirectory::discard_partial() {
 
 void OutputDirectory::commit() {
   fs_.sync_directory(partial_);
-  if (replace_) {
+  if (single_) {
+    commit_file();
+  } else if (replace_) {
     replace_old();
   } else {
     fs_.rename(partial_, out_);
     end_commit();
   }
   unlock();
+}
+
+/// The file last: once it has its name everything is there. A file of that name is replaced in the same step.
+void OutputDirectory::commit_file() {
+  if (fs_.kind(partial_ / single_->besides) == FileKind::kFile) {
+    fs_.rename(partial_ / single_->besides, with_suffix(out_, "." + single_->besides));
+  }
+  fs_.rename(partial_ / single_->name, out_);
+  fs_.sync_directory(parent_);
+  discard_partial();
 }
 
 void OutputDirectory::replace_old() {

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -32,6 +33,13 @@ class OutputDirectory {
   /// An empty `source` stands for none.
   OutputDirectory(FileSystem& fs, const std::filesystem::path& out, const std::filesystem::path& source,
                   Overwrite overwrite, Leftover leftover = Leftover::kDiscard);
+  /// Likewise of an OUT that is to be the file of this name, made like the others in OUT.partial/; see commit_file().
+  struct SingleFile {
+    std::string name;     ///< "model.gguf"
+    std::string besides;  ///< Of a second file, which gets the name OUT.<besides>; "halfquad_report.json".
+  };
+  OutputDirectory(FileSystem& fs, const std::filesystem::path& out, const std::filesystem::path& source,
+                  Overwrite overwrite, Leftover leftover, std::optional<SingleFile> single);
   ~OutputDirectory();  ///< Leaves OUT.partial in place; removes nothing.
   OutputDirectory(const OutputDirectory&) = delete;
   OutputDirectory& operator=(const OutputDirectory&) = delete;
@@ -45,7 +53,7 @@ class OutputDirectory {
   [[nodiscard]] const std::filesystem::path& final_path() const noexcept { return out_; }
   /// Removes OUT.partial: for a job that ended in an error which a rerun would not continue.
   void discard();
-  /// Syncs the directory, puts it under its final name and removes kPrivateFolder from it. Whoever dies in between
+  /// Syncs the directory, puts it (of a SingleFile: these files) under its final name and removes kPrivateFolder from it. Whoever dies in between
   /// leaves either what a rerun continues or the complete output, whose kPrivateFolder the next run removes. An OUT
   /// that was to be overwritten disappears in the same step where the file system can exchange names, otherwise moments
   /// before.
@@ -53,6 +61,7 @@ class OutputDirectory {
   void commit();
 
  private:
+  void commit_file();
   void refuse_overlap(const std::filesystem::path& source) const;
   void check_target(Overwrite overwrite) const;
   [[nodiscard]] bool is_own_directory(const std::filesystem::path& path) const;
@@ -73,6 +82,7 @@ class OutputDirectory {
   std::unique_ptr<FileLock> lock_;
   bool replace_ = false;
   bool resumed_ = false;
+  std::optional<SingleFile> single_;
 };
 
 }  // namespace halfquad

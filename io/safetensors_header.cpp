@@ -293,4 +293,13 @@ std::string serialize_safetensors_header(std::span<const TensorEntry> tensors,
   return out;
 }
 
+FileImage safetensors_image(std::span<const TensorEntry> tensors, const std::map<std::string, std::string>& metadata) {
+  FileImage image;
+  image.fixed.push_back({0, serialize_safetensors_header(tensors, metadata)});
+  const std::uint64_t data_start = image.fixed[0].bytes.size();
+  for (const TensorEntry& tensor : tensors) image.offsets.push_back(data_start + tensor.begin);
+  image.bytes = data_start + (tensors.empty() ? 0 : tensors.back().end);
+  return image;
+}
+
 }  // namespace halfquad

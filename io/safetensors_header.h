@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "io/file_system.h"
+#include "io/file_image.h"
 #include "runtime/dtype.h"
 
 namespace halfquad {
@@ -58,5 +59,8 @@ inline constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 /// @pre begin/end contiguous from 0 in the given order.
 [[nodiscard]] std::string serialize_safetensors_header(std::span<const TensorEntry> tensors,
                                                        const std::map<std::string, std::string>& metadata);
+/// The image of a whole file. @pre as above.
+[[nodiscard]] FileImage safetensors_image(std::span<const TensorEntry> tensors,
+                                          const std::map<std::string, std::string>& metadata);
 
 }  // namespace halfquad

@@ -11,7 +11,7 @@
 #include "runtime/check.h"
 #include "runtime/text.h"
 #include "sharding/dequantize.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 
 namespace halfquad {
 namespace {
@@ -29,7 +29,7 @@ struct DequantizeCommandOptions {
   MachineOptions machine;
 };
 
-void fill(const Context& context, const HqqOutput& output, const DequantizeCommandOptions& options,
+void fill(const Context& context, const QuantizedModel& output, const DequantizeCommandOptions& options,
           const DequantizeOptions& dequantize_options, const OutputDirectory& out) {
   ProgressCounters progress;
   ProgressMeter meter(progress, dequantize_totals(output), options.machine.progress_mode(), "dequantizing");
@@ -48,7 +48,7 @@ void run_dequantize(const Context& context, const DequantizeCommandOptions& opti
   dequantize_options.memory_bytes = options.machine.memory_bytes();
   dequantize_options.read_mode = options.machine.read_mode();
 
-  const HqqOutput output(context.fs, options.output);
+  const QuantizedModel output(context.fs, options.output);
   OutputDirectory out(context.fs, options.directory, options.output,
                       options.overwrite ? Overwrite::kYes : Overwrite::kNo);
   try {

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <ostream>
@@ -15,7 +16,7 @@
 #include "launcher/table.h"
 #include "runtime/error.h"
 #include "runtime/text.h"
-#include "sharding/hqq_output.h"
+#include "sharding/quantized_model.h"
 
 namespace halfquad {
 namespace {
@@ -35,15 +36,12 @@ struct InspectOptions {
 struct Contents {
   Checkpoint checkpoint;
   std::map<std::string, std::string> metadata;
-  std::optional<HqqOutput> output;  ///< When it holds hqq layers.
-  std::string defect;               ///< Why hqq layers could not be read, if so.
+  std::optional<QuantizedModel> output;  ///< When it holds quantized layers.
+  std::string defect;                    ///< Why they could not be read, if so.
 };
 
-bool has_hqq_layers(const Checkpoint& checkpoint) {
-  for (const SourceTensor& tensor : checkpoint.tensors()) {
-    if (tensor.name.ends_with(".W_q")) return true;
-  }
-  return false;
+bool has_quantized_layers(const Checkpoint& checkpoint) {
+  return std::ranges::any_of(formats(), [&](const Format* format) { return format->made(checkpoint); });
 }
 
 Contents read_contents(FileSystem& fs, const std::string& path) {
@@ -52,7 +50,7 @@ Contents read_contents(FileSystem& fs, const std::string& path) {
     const auto opened = fs.open_read(file.path, ReadMode::kBuffered);
     contents.metadata.merge(read_safetensors_header(*opened, file.name).metadata);
   }
-  if (!has_hqq_layers(contents.checkpoint)) return contents;
+  if (!has_quantized_layers(contents.checkpoint)) return contents;
   try {
     contents.output.emplace(fs, path);
   } catch (const Error& error) {
@@ -64,7 +62,7 @@ Contents read_contents(FileSystem& fs, const std::string& path) {
 
 std::string shape_text(const std::vector<std::int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
-std::string layers_text(const HqqOutput& output) {
+std::string layers_text(const QuantizedModel& output) {
   Table table("llll", {"layer", "shape", "spec", "scale"});
   for (const StoredLayer& layer : output.layers()) {
     table.add_row({quoted(layer.module), shape_text({layer.rows, layer.cols}), describe(layer.spec),

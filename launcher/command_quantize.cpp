@@ -1,8 +1,11 @@
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <ostream>
+#include <string_view>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -39,6 +42,8 @@ constexpr char kFooter[] =
     "  halfquad quantize ./model ./model-hqq4\n"
     "  halfquad quantize ./model ./out --bits 3 --rule 'layers\\.0\\.=bits:8' --skip o_proj\n"
     "  halfquad quantize ./model ./out --memory 512MiB --threads 8 --progress plain\n"
+    "  halfquad quantize ./model ./out --format compressed-tensors    for vLLM\n"
+    "  halfquad quantize ./model ./model.gguf               for llama.cpp\n"
     "  mpirun -n 8 halfquad quantize ./model ./out          the same bytes, by eight processes\n"
     "\nNothing has the name OUT before it is complete: work goes to OUT.partial. An interrupted or failed job is\n"
     "continued by the same command, with any number of ranks.\n"
@@ -58,6 +63,7 @@ struct QuantizeOptions {
   SpecOptions spec;
   MachineOptions machine;
   DeviceOptions devices;
+  bool single_file = false;  ///< OUT is one file.
 };
 
 /// After OUT.partial is made, so that what a dead run left there is gone and does not count as used.
@@ -68,6 +74,28 @@ void require_disk(FileSystem& files, const OutputDirectory& out, const Job& job)
                    fmt::format("the output needs {}, but the file system of {} has {} free; choose another OUT or make "
                                "room",
                                human_bytes(needed), quoted(out.final_path().string()), human_bytes(free)));
+}
+
+struct NamedContainer {
+  std::string_view extension;
+  Container container;
+};
+constexpr std::array kNamedContainers = {NamedContainer{".gguf", Container::kGguf},
+                                         NamedContainer{".h5", Container::kHdf5},
+                                         NamedContainer{".hdf5", Container::kHdf5},
+                                         NamedContainer{".safetensors", Container::kSafetensors}};
+
+/// An OUT with the extension of a container is that one file; without --format it also names the format.
+bool names_single_file(const std::string& out, SpecOptions& spec) {
+  const std::string extension = std::filesystem::path(out).extension().string();
+  const auto named = std::ranges::find(kNamedContainers, extension, &NamedContainer::extension);
+  if (named == kNamedContainers.end()) return false;
+  if (spec.format.empty() && named->container == Container::kGguf) spec.format = "gguf";
+  if (spec.format.empty() && named->container == Container::kHdf5) spec.format = "hdf5";
+  HALFQUAD_REQUIRE(spec.output_format().container() == named->container, kUsage,
+                   fmt::format("{}: --format {} does not make {} files; give OUT another name", quoted(out),
+                               spec.output_format().name(), extension));
+  return true;
 }
 
 Assembly assembly_from_name(const std::string& name) {
@@ -109,13 +137,13 @@ RankJob rank_job(const Context& context, const Job& job, const QuantizeOptions& 
 void write_rest(const Context& context, const Job& job, const QuantizeOptions& options,
                 const std::vector<std::string>& command, const RunResult& result, OutputDirectory& out,
                 RunFacts& facts) {
-  if (job.checkpoint.config()) {
-    write_text(context.fs, out.path_of(kConfigName), pretty_json(hqq_config(job.checkpoint, job.decisions)));
+  if (job.checkpoint.config() && !options.single_file) {
+    write_text(context.fs, out.path_of(kConfigName), pretty_json(job.layout.format().config(job.checkpoint, job.decisions)));
   }
-  if (const std::string index = index_text(job.layout); !index.empty()) {
+  if (const std::string index = index_text(job.layout); !index.empty() && !options.single_file) {
     write_text(context.fs, out.path_of(kIndexName), index);
   }
-  copy_side_files(context.fs, job.checkpoint, out);
+  if (!options.single_file) copy_side_files(context.fs, job.checkpoint, out);
   facts.peak_resident_bytes = peak_resident_bytes();
   write_text(context.fs, out.path_of(kReportName),
              pretty_json(build_report(job, options.spec, result, facts, command)));
@@ -155,10 +183,19 @@ bool worth_keeping(const Error& error, const OutputDirectory& out, const RankJob
          JobFolder(ranks.fs, ranks.partial).fingerprint().has_value();
 }
 
+std::optional<OutputDirectory::SingleFile> single_file(const Job& job, const QuantizeOptions& options) {
+  if (!options.single_file) return std::nullopt;
+  HALFQUAD_REQUIRE(job.layout.files().size() == 1, kUsage,
+                   fmt::format("{} names one file, but the output would be {}; give a directory, or leave out "
+                               "--max-shard-size",
+                               quoted(options.out), job.layout.files().size()));
+  return OutputDirectory::SingleFile{job.layout.files()[0].name, kReportName};
+}
+
 void quantize_into(const Context& context, const Job& job, const QuantizeOptions& options, const RankJob& ranks,
                    const std::vector<std::string>& command, JobLeader& leader) {
   OutputDirectory out(context.fs, options.out, options.model, options.overwrite ? Overwrite::kYes : Overwrite::kNo,
-                      options.fresh ? Leftover::kDiscard : Leftover::kKeep);
+                      options.fresh ? Leftover::kDiscard : Leftover::kKeep, single_file(job, options));
   try {
     if (!out.resumed()) require_disk(context.fs, out, job);
     RunFacts facts;
@@ -260,7 +297,7 @@ Command add_quantize(CLI::App& root, const Context& context, const std::vector<s
   app->add_option("MODEL", options->model, "Checkpoint: a Hugging Face directory or one .safetensors file")
       ->required()
       ->type_name("");
-  app->add_option("OUT", options->out, "Directory to create")->required()->type_name("");
+  app->add_option("OUT", options->out, "Directory to create, or one .gguf, .h5 or .safetensors file")->required()->type_name("");
   app->add_flag("--overwrite", options->overwrite, "Replace OUT once the new output is complete");
   app->add_flag("--fresh", options->fresh, "Discard what an interrupted run finished instead of continuing it");
   add_spec_options(*app, options->spec);
@@ -290,6 +327,7 @@ Command add_quantize(CLI::App& root, const Context& context, const std::vector<s
           [&context, options, &arguments] {
             std::vector<std::string> command{"halfquad"};
             command.insert(command.end(), arguments.begin(), arguments.end());
+            options->single_file = names_single_file(options->out, options->spec);
             quantize(context, *options, command);
           },
           /*with_ranks=*/true};

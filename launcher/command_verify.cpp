@@ -19,6 +19,7 @@
 #include "runtime/check.h"
 #include "runtime/log.h"
 #include "runtime/text.h"
+#include "sharding/source_model.h"
 #include "sharding/verify.h"
 
 namespace halfquad {
@@ -51,8 +52,8 @@ struct VerifyCommandOptions {
 };
 
 std::optional<json::object> read_report(FileSystem& fs, const Checkpoint& checkpoint) {
-  if (checkpoint.is_single_file()) return std::nullopt;
-  const std::filesystem::path path = checkpoint.directory() / kReportName;
+  std::filesystem::path path = checkpoint.directory() / kReportName;
+  if (checkpoint.is_single_file()) path = checkpoint.files()[0].path.string() + "." + kReportName;
   if (fs.kind(path) != FileKind::kFile) return std::nullopt;
   json::value report = parse_json(read_text(fs, path, kReportLimit), path.string());
   HALFQUAD_REQUIRE(report.is_object(), kBadInput, fmt::format("{}: not a JSON object", quoted(path.string())));
@@ -93,7 +94,7 @@ struct Findings {
   bool has_report;
 };
 
-std::string verify_text(const VerifyCommandOptions& options, const HqqOutput& output, const Findings& findings) {
+std::string verify_text(const VerifyCommandOptions& options, const QuantizedModel& output, const Findings& findings) {
   const VerifyResult& result = findings.result;
   std::string text;
   for (std::size_t i = 0; i < std::min(kProblemsShown, result.problems.size()); ++i) {
@@ -143,10 +144,14 @@ void run_verify(const Context& context, const VerifyCommandOptions& options) {
   HALFQUAD_REQUIRE(options.activations.asked() || options.activations.devices.devices == "auto", kUsage,
                    "--devices needs --activations: GPUs only multiply for the errors of outputs");
   check_device_options(options.activations.devices);
-  const HqqOutput output(context.fs, options.output);
+  const QuantizedModel output(context.fs, options.output);
+  HALFQUAD_REQUIRE(options.source.empty() || output.format().keeps_names(), kUsage,
+                   fmt::format("--source: the tensors of a {} output have names of its own; verify it without --source, "
+                               "by its checksums",
+                               output.format().name()));
   const std::optional<json::object> report = read_report(context.fs, output.checkpoint());
   std::optional<Checkpoint> source;
-  if (!options.source.empty()) source.emplace(context.fs, options.source);
+  if (!options.source.empty()) source = open_source(context.fs, options.source);
 
   VerifyOptions verify;
   verify.threads = options.machine.thread_count();

@@ -26,8 +26,10 @@ void add_quantized(Inventory& inventory, const SourceTensor& tensor, const Quant
                             [&](const SpecGroup& group) { return group.spec == quantized.spec; });
   if (found == inventory.specs.end()) found = inventory.specs.insert(found, SpecGroup{quantized.spec});
   const auto entries = layout.entries();
-  const std::uint64_t output =
-      entries[quantized.codes].bytes() + entries[quantized.scale].bytes() + entries[quantized.zero].bytes();
+  std::uint64_t output = 0;
+  for (const std::size_t part : {quantized.codes, quantized.scale, quantized.zero}) {
+    if (part != QuantizedTensor::kNoEntry) output += entries[part].bytes();
+  }
   const auto weights = static_cast<std::uint64_t>(quantized.rows * quantized.cols);
   ++found->tensors;
   found->weights += weights;

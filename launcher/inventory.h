@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "io/checkpoint.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 #include "sharding/rules.h"
 
 namespace halfquad {

@@ -11,11 +11,23 @@
 #include "runtime/progress.h"
 #include "runtime/text.h"
 #include "sharding/scan.h"
+#include "sharding/source_model.h"
 
 namespace halfquad {
 namespace {
 
 constexpr std::size_t kWarningsShown = 10;
+
+constexpr std::uint64_t kLongestText = 256 << 20;
+
+SourceTexts read_texts(FileSystem& fs, const Checkpoint& checkpoint, const Format& format) {
+  SourceTexts texts;
+  for (const std::string& name : format.wanted_texts(checkpoint)) {
+    const std::filesystem::path path = checkpoint.directory() / name;
+    if (fs.kind(path) == FileKind::kFile) texts[name] = read_text(fs, path, kLongestText);
+  }
+  return texts;
+}
 
 void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const SpecOptions& spec,
                     const MachineOptions& machine, const NonfiniteSearch& search, std::vector<Decision>& decisions) {
@@ -31,7 +43,8 @@ void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const 
   ProgressCounters progress;
   ProgressMeter meter(progress, totals, machine.progress_mode(), "looking for NaN and infinity");
   const NonfiniteScan scan(checkpoint, candidates);
-  const OutputLayout all(checkpoint, decisions, spec.stored(), spec.max_shard_bytes());
+  const OutputLayout all(checkpoint, decisions, spec.stored(), spec.max_shard_bytes(), spec.output_format(),
+                         read_texts(context.fs, checkpoint, spec.output_format()));
   const RankScan job{.fs = context.fs,
                      .scan = scan,
                      .threads = machine.thread_count(search.processes),
@@ -58,22 +71,21 @@ Job prepare_job(const Context& context, const std::filesystem::path& model, cons
   const DType stored = spec.stored();
   const std::uint64_t max_shard_bytes = spec.max_shard_bytes();
   const Recipe recipe = spec.build_recipe(context.fs);
-  Checkpoint checkpoint(context.fs, model);
-  std::vector<Decision> decisions = decide(checkpoint, recipe);
+  Checkpoint checkpoint = open_source(context.fs, model);
+  std::vector<Decision> decisions = decide(checkpoint, recipe, spec.limits());
+  spec.output_format().settle(checkpoint, decisions);
   if (spec.nonfinite == "keep-original") keep_nonfinite(context, checkpoint, spec, machine, search, decisions);
-  OutputLayout layout(checkpoint, decisions, stored, max_shard_bytes);
+  SourceTexts texts = read_texts(context.fs, checkpoint, spec.output_format());
+  OutputLayout layout(checkpoint, decisions, stored, max_shard_bytes, spec.output_format(), texts);
   Plan plan = make_plan(checkpoint, layout);
-  return {std::move(checkpoint), std::move(decisions), std::move(layout), std::move(plan)};
+  return {std::move(checkpoint), std::move(decisions), std::move(texts), std::move(layout), std::move(plan)};
 }
 
 std::vector<std::string> job_warnings(const Job& job) {
   std::vector<std::string> warnings = shape_warnings(job.checkpoint, job.decisions);
-  for (const auto& [skipped, module] : skip_conflicts(job.checkpoint, job.decisions)) {
-    warnings.push_back(fmt::format(
-        "transformers compares names by substring: its skip entry {} would also hide the quantized {}; skip that one "
-        "too, or load the output with another library",
-        quoted(skipped), quoted(module)));
-  }
+  const std::vector<std::string> of_format = job.layout.format().warnings(
+      {job.checkpoint, job.decisions, job.layout.stored(), job.texts});
+  warnings.insert(warnings.end(), of_format.begin(), of_format.end());
   if (warnings.size() > kWarningsShown) {
     const std::size_t more = warnings.size() - kWarningsShown;
     warnings.resize(kWarningsShown);

@@ -11,7 +11,7 @@
 #include "launcher/options.h"
 #include "runtime/log.h"
 #include "runtime/progress.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 #include "sharding/plan.h"
 #include "sharding/rank_job.h"
 #include "sharding/rules.h"
@@ -22,6 +22,7 @@ namespace halfquad {
 struct Job {
   Checkpoint checkpoint;
   std::vector<Decision> decisions;
+  SourceTexts texts;  ///< That the format wants.
   OutputLayout layout;
   Plan plan;
 };

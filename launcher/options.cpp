@@ -11,7 +11,7 @@
 #include "runtime/check.h"
 #include "runtime/machine.h"
 #include "runtime/text.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 
 namespace halfquad {
 namespace {
@@ -78,8 +78,10 @@ void add_numeric_options(CLI::App& app, SpecOptions& options) {
       ->type_name("WHEN")
       ->group(kNumerics);
   app.add_flag("--per-tensor", options.per_tensor, "One scale and zero for a whole tensor")->group(kNumerics);
+  app.add_flag("--symmetric", options.symmetric, "Fix every zero at the middle code, for engines that want it so")
+      ->group(kNumerics);
   app.add_option("--scale-dtype", options.scale_dtype, "Type that scales and zeros are stored in: f16, bf16, f32")
-      ->capture_default_str()
+      ->default_str("f16")
       ->type_name("TYPE")
       ->group(kNumerics);
   app.add_option("--nonfinite", options.nonfinite, "NaN or infinity in a weight: error, zero, keep-original")
@@ -90,6 +92,15 @@ void add_numeric_options(CLI::App& app, SpecOptions& options) {
 }
 
 void add_file_options(CLI::App& app, SpecOptions& options) {
+  std::string names;
+  for (const Format* format : formats()) names += fmt::format("{}{}", names.empty() ? "" : ", ", format->name());
+  app.add_option("--format,-f", options.format, "Kind of output: " + names)
+      ->default_str("hqq, or as the name of OUT says")
+      ->type_name("NAME")
+      ->group(kNumerics);
+  app.add_flag("--group-fallback", options.group_fallback,
+               "Layers that the group size does not fit take a smaller one, instead of staying unquantized")
+      ->group(kNumerics);
   app.add_option("--max-shard-size", options.max_shard_size,
                  "Several weight files of at most SIZE (5GB, 2GiB) and an index, instead of one file")
       ->default_str("one file, or 50GB where that would hold too many tensors")
@@ -204,7 +215,33 @@ std::uint64_t SpecOptions::max_shard_bytes() const {
   return max_shard_size.empty() ? OutputLayout::kOneFile : parse_size_option(max_shard_size, "--max-shard-size");
 }
 
-DType SpecOptions::stored() const { return float_dtype_from_name(scale_dtype, "--scale-dtype"); }
+const Format& SpecOptions::output_format() const {
+  if (format.empty()) return hqq_format();
+  const Format* found = format_named(format);
+  HALFQUAD_REQUIRE(found != nullptr, kUsage, fmt::format("--format: there is no format {}", quoted(format)));
+  return *found;
+}
+
+DType SpecOptions::stored() const {
+  const std::span<const DType> known = output_format().scale_dtypes();
+  if (scale_dtype.empty()) return known.front();
+  const DType dtype = float_dtype_from_name(scale_dtype, "--scale-dtype");
+  HALFQUAD_REQUIRE(std::find(known.begin(), known.end(), dtype) != known.end(), kUsage,
+                   fmt::format("--scale-dtype: {} has no {} scales", output_format().name(), name_of(dtype)));
+  return dtype;
+}
+
+SpecLimits SpecOptions::limits() const {
+  const Format& chosen = output_format();
+  return {.adapt =
+              [&chosen, symmetric = symmetric](QuantSpec& spec) {
+                if (symmetric) spec.zeros = ZeroKind::kSymmetric;
+                chosen.adapt(spec);
+              },
+          .why_not = [&chosen](const QuantSpec& spec, std::int64_t rows,
+                               std::int64_t cols) { return chosen.why_not(spec, rows, cols); },
+          .group_fallback = group_fallback};
+}
 
 DType float_dtype_from_name(const std::string& name, const std::string& option) {
   std::string upper = name;

@@ -14,6 +14,7 @@
 #include "runtime/dtype.h"
 #include "runtime/log.h"
 #include "runtime/progress.h"
+#include "sharding/format.h"
 #include "sharding/rules.h"
 
 namespace halfquad {
@@ -53,7 +54,10 @@ struct SpecOptions {
   std::optional<int> iters;
   std::string round_zero = "auto";
   bool per_tensor = false;
-  std::string scale_dtype = "f16";
+  std::string format;  ///< Empty: hqq, or what the output's name says.
+  std::string scale_dtype;
+  bool symmetric = false;
+  bool group_fallback = false;
   std::string nonfinite = "error";
   std::string max_shard_size;
   std::vector<std::string> rules;
@@ -62,7 +66,11 @@ struct SpecOptions {
 
   /// The recipe file's content with the command line on top: options replace its defaults, rules come after its own.
   [[nodiscard]] Recipe build_recipe(FileSystem& fs) const;
+  [[nodiscard]] const Format& output_format() const;
+  /// --scale-dtype, or the format's default. Throws kUsage for one that the format does not have.
   [[nodiscard]] DType stored() const;
+  /// What the format takes, with --group-fallback in it.
+  [[nodiscard]] SpecLimits limits() const;
   /// --max-shard-size; OutputLayout::kOneFile without it.
   [[nodiscard]] std::uint64_t max_shard_bytes() const;
 };

@@ -71,7 +71,7 @@ void add_activation_options(CLI::App& app, ActivationOptions& options) {
 }
 
 OutputErrorRun::OutputErrorRun(FileSystem& fs, const ActivationOptions& options, const OutputErrorTools& tools,
-                               const HqqOutput& output, const Checkpoint& source)
+                               const QuantizedModel& output, const Checkpoint& source)
     : fs_(fs), output_(output), source_(source) {
   HALFQUAD_REQUIRE(!options.activations.empty(), kUsage, "--activations-seed needs --activations N");
   options_.threads = tools.machine.thread_count();

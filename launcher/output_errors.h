@@ -53,7 +53,7 @@ class OutputErrorRun {
  public:
   /// Checks everything that can be wrong with the request. Throws kUsage for a bad option, kBadInput for a bad file.
   OutputErrorRun(FileSystem& fs, const ActivationOptions& options, const OutputErrorTools& tools,
-                 const HqqOutput& output, const Checkpoint& source);
+                 const QuantizedModel& output, const Checkpoint& source);
 
   /// Bytes of source tensors that measure() goes through, for the progress bar.
   [[nodiscard]] std::uint64_t source_bytes() const;
@@ -65,7 +65,7 @@ class OutputErrorRun {
   void choose_gemm(const DeviceOptions& options, const OutputErrorTools& tools);
 
   FileSystem& fs_;
-  const HqqOutput& output_;
+  const QuantizedModel& output_;
   const Checkpoint& source_;
   OutputErrorOptions options_;
   OutputErrorReport report_;  // all but the errors

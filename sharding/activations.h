@@ -8,7 +8,7 @@
 #include <string>
 
 #include "io/file_system.h"
-#include "sharding/hqq_output.h"
+#include "sharding/quantized_model.h"
 
 namespace halfquad {
 

@@ -10,7 +10,7 @@
 
 #include "io/file_system.h"
 #include "runtime/stop_flag.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 #include "sharding/plan.h"
 #include "sharding/wire.h"
 

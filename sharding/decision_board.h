@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/solver.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 #include "sharding/item_record.h"
 
 namespace halfquad {

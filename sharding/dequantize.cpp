@@ -8,11 +8,12 @@
 
 #include <fmt/format.h>
 
-#include "io/safetensors_writer.h"
+#include "io/image_writer.h"
+#include "io/safetensors_header.h"
 #include "kernels/decode.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
-#include "sharding/hqq_keys.h"
+#include "sharding/formats/hqq_keys.h"
 #include "sharding/stored_tile.h"
 
 namespace halfquad {
@@ -21,7 +22,7 @@ namespace {
 constexpr std::int64_t kChunkElements = 16384;  // fp32 results that stay in the first-level caches
 
 /// Header entries of the plain model: widest dtype first, then by name.
-std::vector<TensorEntry> plain_entries(const HqqOutput& output, DType dtype) {
+std::vector<TensorEntry> plain_entries(const QuantizedModel& output, DType dtype) {
   std::vector<TensorEntry> entries;
   for (const StoredLayer& layer : output.layers()) {
     entries.push_back({.name = layer.module + ".weight", .dtype = dtype, .shape = {layer.rows, layer.cols}});
@@ -95,8 +96,8 @@ struct Item {
 
 class Dequantizer {
  public:
-  Dequantizer(FileSystem& fs, const HqqOutput& output, const DequantizeOptions& options, SafetensorsWriter& writer,
-              ProgressCounters& progress)
+  Dequantizer(FileSystem& fs, const QuantizedModel& output, const DequantizeOptions& options,
+              std::span<const TensorEntry> entries, ImageWriter& writer, ProgressCounters& progress)
       : output_(output),
         dtype_(options.dtype),
         files_(fs, output.checkpoint(), options.read_mode),
@@ -104,7 +105,7 @@ class Dequantizer {
         progress_(progress),
         buffers_(options.threads, worker_bytes(output, options.dtype), options.memory_bytes) {
     std::map<std::string_view, std::size_t> targets;
-    for (std::size_t i = 0; i < writer.tensors().size(); ++i) targets[writer.tensors()[i].name] = i;
+    for (std::size_t i = 0; i < entries.size(); ++i) targets[entries[i].name] = i;
     for (const StoredLayer& layer : output.layers()) add_tiles(layer, targets.at(layer.module + ".weight"));
     for (const std::size_t tensor : output.plain()) {
       add_blocks(tensor, targets.at(output.checkpoint().tensors()[tensor].name));
@@ -129,7 +130,7 @@ class Dequantizer {
     return total_bytes(layer.tiles.source_ranges(tile, bytes_of(dtype)));
   }
 
-  static std::uint64_t worker_bytes(const HqqOutput& output, DType dtype) {
+  static std::uint64_t worker_bytes(const QuantizedModel& output, DType dtype) {
     std::uint64_t most = Workspace::cost(OpenCheckpoint::kScratchBytes) + Workspace::cost(kCopyBlockBytes);
     for (const StoredLayer& layer : output.layers()) {
       most = std::max(most, Workspace::cost(StoredTileReader::workspace_bytes(layer)) +
@@ -184,10 +185,10 @@ class Dequantizer {
     progress_.bytes_written += data.size();
   }
 
-  const HqqOutput& output_;
+  const QuantizedModel& output_;
   DType dtype_;
   OpenCheckpoint files_;
-  SafetensorsWriter& writer_;
+  ImageWriter& writer_;
   ProgressCounters& progress_;
   WorkerBuffers buffers_;
   std::vector<Item> items_;
@@ -195,16 +196,19 @@ class Dequantizer {
 
 }  // namespace
 
-void dequantize(FileSystem& fs, const HqqOutput& output, const std::filesystem::path& file,
+void dequantize(FileSystem& fs, const QuantizedModel& output, const std::filesystem::path& file,
                 const DequantizeOptions& options, ProgressCounters& progress, const StopFlag& stop) {
   HALFQUAD_REQUIRE(options.dtype == DType::kF32 || options.dtype == DType::kF16 || options.dtype == DType::kBF16,
                    kUsage, fmt::format("weights are dequantized to F32, F16 or BF16, not {}", name_of(options.dtype)));
-  SafetensorsWriter writer(fs, file, plain_entries(output, options.dtype), {{"format", "pt"}});
-  Dequantizer(fs, output, options, writer, progress).run(stop);
+  const std::vector<TensorEntry> entries = plain_entries(output, options.dtype);
+  std::vector<ImageWriter::Slot> slots;
+  for (const TensorEntry& entry : entries) slots.push_back({entry.name, entry.bytes()});
+  ImageWriter writer(fs, file, safetensors_image(entries, {{"format", "pt"}}), slots);
+  Dequantizer(fs, output, options, entries, writer, progress).run(stop);
   writer.finish();
 }
 
-ProgressTotals dequantize_totals(const HqqOutput& output) {
+ProgressTotals dequantize_totals(const QuantizedModel& output) {
   ProgressTotals totals;
   const auto tensors = output.checkpoint().tensors();
   for (const StoredLayer& layer : output.layers()) {
@@ -216,10 +220,11 @@ ProgressTotals dequantize_totals(const HqqOutput& output) {
   return totals;
 }
 
-boost::json::object dequantized_config(const HqqOutput& output, DType dtype) {
+boost::json::object dequantized_config(const QuantizedModel& output, DType dtype) {
   boost::json::object config;
   if (output.checkpoint().config()) config = *output.checkpoint().config();
   config.erase("quantization_config");
+  config.erase("quantization");  // MLX
   if (config.contains("dtype")) {  // the name since transformers 4.56
     config["dtype"] = torch_name(dtype);
   } else {

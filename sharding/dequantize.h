@@ -9,7 +9,7 @@
 #include "runtime/dtype.h"
 #include "runtime/progress.h"
 #include "runtime/stop_flag.h"
-#include "sharding/hqq_output.h"
+#include "sharding/quantized_model.h"
 
 namespace halfquad {
 
@@ -21,13 +21,13 @@ struct DequantizeOptions {
 };
 
 /// Writes `output`'s model as plain weights ((q - z)·s in fp32, rounded once to options.dtype) to `file`, streamed.
-void dequantize(FileSystem& fs, const HqqOutput& output, const std::filesystem::path& file,
+void dequantize(FileSystem& fs, const QuantizedModel& output, const std::filesystem::path& file,
                 const DequantizeOptions& options, ProgressCounters& progress, const StopFlag& stop);
 
 /// Source bytes dequantize() reads, for progress.
-[[nodiscard]] ProgressTotals dequantize_totals(const HqqOutput& output);
+[[nodiscard]] ProgressTotals dequantize_totals(const QuantizedModel& output);
 
 /// The output's config.json for the plain model: no quantization_config, torch_dtype as dequantized.
-[[nodiscard]] boost::json::object dequantized_config(const HqqOutput& output, DType dtype);
+[[nodiscard]] boost::json::object dequantized_config(const QuantizedModel& output, DType dtype);
 
 }  // namespace halfquad

@@ -8,7 +8,8 @@
 #include "io/checkpoint.h"
 #include "io/file_system.h"
 #include "runtime/buffer_pool.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/open_checkpoint.h"
+#include "sharding/output_layout.h"
 #include "sharding/tile_solver.h"
 
 namespace halfquad {
@@ -20,30 +21,37 @@ class ItemBuffer {
   ItemBuffer() = default;
   /// Lays a tile of `tensor` out in `memory`. The codes get an address that is `codes_offset`, their offset in the
   /// output file, modulo the page size: what direct writes ask for.
-  ItemBuffer(Buffer memory, const QuantizedTensor& tensor, std::int64_t tile, DType source, DType stored,
+  ItemBuffer(Buffer memory, const QuantizedTensor& tensor, std::int64_t tile, const SourceTensor& source, DType stored,
              std::uint64_t codes_offset);
   /// A block of a copied tensor.
   ItemBuffer(Buffer memory, ByteRange block);
+  /// A block of a converted one, which read() converts.
+  ItemBuffer(Buffer memory, const Conversion& conversion, const Conversion::Block& block,
+             const SourceTensor& source);
 
   /// Bytes the two kinds of item need.
-  [[nodiscard]] static std::uint64_t tile_bytes(const QuantizedTensor& tensor, std::int64_t tile, DType source,
-                                                DType stored);
+  [[nodiscard]] static std::uint64_t tile_bytes(const QuantizedTensor& tensor, std::int64_t tile,
+                                                const SourceTensor& source, DType stored);
   [[nodiscard]] static std::uint64_t copy_bytes(std::uint64_t block_bytes) noexcept;
+  [[nodiscard]] static std::uint64_t conversion_bytes(const Conversion& conversion, const Conversion::Block& block,
+                                                      const SourceTensor& source) noexcept;
 
   /// Reads the item's ranges of `tensor` and returns how many bytes that were.
-  std::uint64_t read(ReadFile& file, const SourceTensor& tensor);
+  std::uint64_t read(const OpenCheckpoint& files, const SourceTensor& tensor);
 
   [[nodiscard]] const TileSource& source() const noexcept { return source_; }
   [[nodiscard]] const TileOutput& output() const noexcept { return output_; }
   /// Source ranges in the tensor, in the order of source().slabs (by columns: the rows of its only block).
   [[nodiscard]] std::span<const ByteRange> ranges() const noexcept { return ranges_; }
-  /// The bytes of a copied block.
+  /// The bytes of a copied or converted block.
   [[nodiscard]] std::span<const std::byte> copied() const noexcept { return copied_; }
   /// Bytes of memory it leases.
   [[nodiscard]] std::uint64_t size() const noexcept { return memory_.bytes().size(); }
   void release() noexcept { memory_.reset(); }
 
  private:
+  std::uint64_t read_decoded(const OpenCheckpoint& files, const SourceTensor& tensor);
+
   Buffer memory_;
   std::vector<ByteRange> ranges_;
   std::vector<std::span<std::byte>> scratch_;  // where each range is read; by columns: one for all
@@ -51,6 +59,9 @@ class ItemBuffer {
   TileSource source_;
   TileOutput output_;
   std::span<std::byte> copied_;
+  const Conversion* conversion_ = nullptr;
+  Conversion::Block block_;
+  std::span<float> weights_;  // of a converted block
 };
 
 }  // namespace halfquad

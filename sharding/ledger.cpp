@@ -17,7 +17,9 @@ Ledger::Ledger(const Plan& plan, const OutputLayout& layout)
   for (const WorkItem& item : plan.items) ++open_items_[entry_of(item)];
   for (std::size_t i = 0; i < layout.contents().size(); ++i) {
     // An empty tensor has no items: it is done as it stands.
-    if (layout.contents()[i].kind == OutputTensor::Kind::kCopy && open_items_[i] == 0) ++tensors_done_;
+    const OutputTensor::Kind kind = layout.contents()[i].kind;
+    const bool copied = kind == OutputTensor::Kind::kCopy || kind == OutputTensor::Kind::kConvert;
+    if (copied && open_items_[i] == 0) ++tensors_done_;
   }
 }
 

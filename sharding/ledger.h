@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "io/block_digest.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 #include "sharding/item_record.h"
 #include "sharding/plan.h"
 

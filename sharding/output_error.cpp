@@ -87,7 +87,7 @@ struct Batch {
 
 class OutputMeter {
  public:
-  OutputMeter(FileSystem& fs, const HqqOutput& output, const Checkpoint& source,
+  OutputMeter(FileSystem& fs, const QuantizedModel& output, const Checkpoint& source,
               std::span<const OutputErrorLayer> layers, const Activations& activations,
               const OutputErrorOptions& options)
       : output_(output),
@@ -135,7 +135,7 @@ class OutputMeter {
   void settle(Batch& batch, const Chunk& chunk, std::span<const float> product, Sums& sums);
   void conclude(const Batch& batch);
 
-  const HqqOutput& output_;
+  const QuantizedModel& output_;
   OpenCheckpoint files_;
   OpenCheckpoint source_files_;
   std::span<const OutputErrorLayer> layers_;
@@ -357,7 +357,7 @@ std::optional<double> OutputError::relative() const noexcept {
   return std::sqrt(square / signal2);
 }
 
-OutputErrors measure_output_errors(FileSystem& fs, const HqqOutput& output, const Checkpoint& source,
+OutputErrors measure_output_errors(FileSystem& fs, const QuantizedModel& output, const Checkpoint& source,
                                    std::span<const OutputErrorLayer> layers, const Activations& activations,
                                    const OutputErrorOptions& options, ProgressCounters& progress,
                                    const StopFlag& stop) {

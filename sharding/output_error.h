@@ -13,7 +13,7 @@
 #include "runtime/progress.h"
 #include "runtime/stop_flag.h"
 #include "sharding/activations.h"
-#include "sharding/hqq_output.h"
+#include "sharding/quantized_model.h"
 
 namespace halfquad {
 
@@ -52,7 +52,7 @@ struct OutputErrors {
 /// Measures the output errors of `layers`, tile by tile; NaN and infinite weights of the source count as zero. Where
 /// the budget does not hold all samples of a layer, its tiles are read once for each part of them.
 /// Throws kOutOfMemory when the budget holds less than a tile and four samples.
-[[nodiscard]] OutputErrors measure_output_errors(FileSystem& fs, const HqqOutput& output, const Checkpoint& source,
+[[nodiscard]] OutputErrors measure_output_errors(FileSystem& fs, const QuantizedModel& output, const Checkpoint& source,
                                                  std::span<const OutputErrorLayer> layers,
                                                  const Activations& activations, const OutputErrorOptions& options,
                                                  ProgressCounters& progress, const StopFlag& stop);

@@ -129,9 +129,10 @@ void Pipeline::trace(const std::string& lane, std::string_view what, const WorkI
 }
 
 const SourceTensor& Pipeline::source_of(const WorkItem& item) const {
-  const std::size_t source = item.kind == WorkItem::Kind::kCopy ? in_.layout.contents()[item.tensor].source
-                                                                : in_.layout.quantized()[item.tensor].source;
-  return in_.checkpoint.tensors()[source];
+  if (item.kind == WorkItem::Kind::kTile) return in_.checkpoint.tensors()[in_.layout.quantized()[item.tensor].source];
+  const OutputTensor& content = in_.layout.contents()[item.tensor];
+  if (content.kind == OutputTensor::Kind::kCopy) return in_.checkpoint.tensors()[content.source];
+  return in_.checkpoint.tensors()[content.sources[static_cast<std::size_t>(item.index / content.conversion.blocks())]];
 }
 
 // ---- reading
@@ -229,19 +230,25 @@ Unit Pipeline::read(const NextRead& next) {
   unit.phase = next.phase;
   unit.item = next.item;
   unit.record.item = next.item;
-  if (item.kind == WorkItem::Kind::kCopy) {
+  const OutputTensor* content = item.kind == WorkItem::Kind::kCopy ? &in_.layout.contents()[item.tensor] : nullptr;
+  if (content != nullptr && content->kind == OutputTensor::Kind::kConvert) {
+    const Conversion& conversion = content->conversion;
+    const Conversion::Block block = conversion.block(item.index % conversion.blocks());
+    Buffer memory = acquire(ItemBuffer::conversion_bytes(conversion, block, source), next.item);
+    unit.buffer = ItemBuffer(std::move(memory), conversion, block, source);
+  } else if (content != nullptr) {
     const ByteRange block{static_cast<std::uint64_t>(item.index) * kCopyBlockBytes, item.source_bytes};
     unit.buffer = ItemBuffer(acquire(ItemBuffer::copy_bytes(block.bytes), next.item), block);
   } else {
     const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
     const DType stored = in_.layout.stored();
-    Buffer memory = acquire(ItemBuffer::tile_bytes(tensor, item.index, source.dtype, stored), next.item);
+    Buffer memory = acquire(ItemBuffer::tile_bytes(tensor, item.index, source, stored), next.item);
     const std::uint64_t codes_at =
         in_.layout.file_offset(tensor.codes) + tensor.tiles.code_ranges(item.index)[0].offset;
-    unit.buffer = ItemBuffer(std::move(memory), tensor, item.index, source.dtype, stored, codes_at);
+    unit.buffer = ItemBuffer(std::move(memory), tensor, item.index, source, stored, codes_at);
   }
   try {
-    in_.progress.bytes_read += unit.buffer.read(files_.file(source.file), source);
+    in_.progress.bytes_read += unit.buffer.read(files_, source);
   } catch (const Error& error) {
     throw while_reading(source, error);
   }

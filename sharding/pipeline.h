@@ -96,6 +96,7 @@ class Pipeline {
   void solve_units(TileSolver& host, DeviceSolver* device, int worker, std::vector<Unit> units,
                    const std::string& lane);
   [[nodiscard]] Pass begin_pass(Unit unit);
+  [[nodiscard]] static bool devices_solve(const QuantizedTensor& tensor);
   void solve_on_device(DeviceSolver& device, int worker, std::span<Pass> passes);
   void solve_on_host(TileSolver& solver, Pass& pass);
   [[nodiscard]] bool nothing_to_solve(const Pass& pass) const;
@@ -111,6 +112,7 @@ class Pipeline {
   void push_write(Unit unit);
   [[nodiscard]] std::optional<Unit> next_write();
   void write(Unit& unit);
+  [[nodiscard]] std::uint64_t copied_to(const Unit& unit) const;
   void write_tile(Unit& unit);
   [[nodiscard]] std::array<std::array<std::byte, sizeof(float)>, 2> grid_bytes(const QuantizedTensor& tensor,
                                                                                const FixedGrid& grid) const;

@@ -117,12 +117,17 @@ bool Pipeline::nothing_to_solve(const Pass& pass) const {
                                      [&](const StripResult& strip) { return strip.settled <= pass.redo_after; }));
 }
 
+// Devices know hqq's own layout and zeros of any value.
+bool Pipeline::devices_solve(const QuantizedTensor& tensor) {
+  return tensor.packer == nullptr && tensor.spec.zeros == ZeroKind::kFloat;
+}
+
 // What the device cannot finish, for whatever reason, is left to the host, which knows how to say why.
 void Pipeline::solve_on_device(DeviceSolver& device, int worker, std::span<Pass> passes) {
   std::vector<DeviceTile> tiles;
   std::vector<Pass*> sent;
   for (Pass& pass : passes) {
-    if (nothing_to_solve(pass)) continue;
+    if (nothing_to_solve(pass) || !devices_solve(*pass.job.tensor)) continue;
     tiles.push_back(device_tile(pass.job, pass.unit.buffer.source(), pass.unit.buffer.output()));
     sent.push_back(&pass);
   }

@@ -65,11 +65,20 @@ std::optional<Unit> Pipeline::next_write() {
 
 void Pipeline::write(Unit& unit) {
   if (unit.phase == Unit::Phase::kCopy) {
-    put(unit.record,
-        std::array{OutputPiece{item_of(unit).tensor, unit.buffer.ranges()[0].offset, unit.buffer.copied()}});
+    put(unit.record, std::array{OutputPiece{item_of(unit).tensor, copied_to(unit), unit.buffer.copied()}});
   } else {
     write_tile(unit);
   }
+}
+
+// Where the bytes of a copied or converted block go in their tensor.
+std::uint64_t Pipeline::copied_to(const Unit& unit) const {
+  const WorkItem& item = item_of(unit);
+  const OutputTensor& content = in_.layout.contents()[item.tensor];
+  if (content.kind == OutputTensor::Kind::kCopy) return unit.buffer.ranges()[0].offset;
+  const Conversion& conversion = content.conversion;
+  return static_cast<std::uint64_t>(item.index / conversion.blocks()) * content.blocks.run_bytes +
+         conversion.block(item.index % conversion.blocks()).offset;
 }
 
 void Pipeline::item_done(ItemRecord record) {
@@ -84,15 +93,16 @@ void Pipeline::write_tile(Unit& unit) {
   for (const StripResult& strip : unit.strips) unit.record.error.add(strip.error);
   std::vector<OutputPiece> pieces;
   const auto add_all = [&](std::size_t entry, std::span<const ByteRange> ranges, const std::byte* data) {
+    if (entry == QuantizedTensor::kNoEntry) return;
     for (const ByteRange& range : ranges) {
       pieces.push_back({entry, range.offset, {data, range.bytes}});
       data += range.bytes;
     }
   };
   add_all(tensor.codes, tensor.tiles.code_ranges(item.index), output.codes);
-  const std::vector<ByteRange> scales = tensor.tiles.scale_ranges(item.index, bytes_of(in_.layout.stored()));
-  add_all(tensor.scale, scales, output.scale);
-  add_all(tensor.zero, scales, output.zero);
+  const std::int64_t stored_bytes = bytes_of(in_.layout.stored());
+  add_all(tensor.scale, tensor.tiles.scale_ranges(item.index, stored_bytes), output.scale);
+  add_all(tensor.zero, tensor.tiles.zero_ranges(item.index, stored_bytes), output.zero);
   if (tensor.spec.channel_wise || item.index != 0) {
     put(unit.record, pieces);
     return;
@@ -123,16 +133,26 @@ std::array<std::array<std::byte, sizeof(float)>, 2> Pipeline::grid_bytes(const Q
 // Writes whole checksum blocks and notes their sums.
 void Pipeline::put(ItemRecord& record, std::span<const OutputPiece> pieces) {
   in_.sink.write(pieces);
-  for (const OutputPiece& piece : pieces) {
-    in_.progress.bytes_written += piece.data.size();
+  for (std::size_t i = 0; i < pieces.size();) {
+    const OutputPiece& piece = pieces[i];
     const BlockLayout& blocks = in_.layout.contents()[piece.entry].blocks;
+    const auto entry = static_cast<std::uint32_t>(piece.entry);
+    if (blocks.across_runs) {  // one block, whose parts lie back to back in memory
+      std::uint64_t bytes = 0;
+      for (; i < pieces.size() && pieces[i].entry == entry; ++i) bytes += pieces[i].data.size();
+      in_.progress.bytes_written += bytes;
+      record.blocks.push_back(
+          {entry, piece.offset / blocks.block_bytes, BlockDigest::hash({piece.data.data(), bytes})});
+      continue;
+    }
+    ++i;
+    in_.progress.bytes_written += piece.data.size();
     std::span<const std::byte> data = piece.data;
     std::uint64_t offset = piece.offset;
     while (!data.empty()) {
       const std::uint64_t length = blocks.block_length(offset);
       HALFQUAD_REQUIRE(length <= data.size(), kInternal, "a write ends inside a checksum block");
-      record.blocks.push_back(
-          {static_cast<std::uint32_t>(piece.entry), blocks.block_at(offset), BlockDigest::hash(data.first(length))});
+      record.blocks.push_back({entry, blocks.block_at(offset), BlockDigest::hash(data.first(length))});
       offset += length;
       data = data.subspan(length);
     }

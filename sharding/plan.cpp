@@ -21,15 +21,16 @@ void add_item(Plan& plan, const WorkItem& item, std::uint64_t buffer_bytes) {
   plan.items.push_back(item);
 }
 
-void add_tiles(Plan& plan, const QuantizedTensor& tensor, std::size_t index, DType source, DType stored) {
+void add_tiles(Plan& plan, const QuantizedTensor& tensor, std::size_t index, const SourceTensor& source, DType stored) {
   plan.weights += static_cast<std::uint64_t>(tensor.rows * tensor.cols);
   std::uint64_t tensor_bytes = 0;
   for (std::int64_t tile = 0; tile < tensor.tiles.tile_count(); ++tile) {
-    const std::vector<ByteRange> ranges = tensor.tiles.source_ranges(tile, bytes_of(source));
+    const std::vector<ByteRange> ranges = tensor.tiles.source_ranges(tile, bytes_of(source.dtype));
     const std::uint64_t codes = total_bytes(tensor.tiles.code_ranges(tile));
-    const std::uint64_t scales = total_bytes(tensor.tiles.scale_ranges(tile, bytes_of(stored)));
+    const std::uint64_t grids = total_bytes(tensor.tiles.scale_ranges(tile, bytes_of(stored))) +
+                                total_bytes(tensor.tiles.zero_ranges(tile, bytes_of(stored)));
     const std::uint64_t bytes = ItemBuffer::tile_bytes(tensor, tile, source, stored);
-    add_item(plan, {WorkItem::Kind::kTile, index, tile, total_bytes(ranges), codes + 2 * scales}, bytes);
+    add_item(plan, {WorkItem::Kind::kTile, index, tile, total_bytes(ranges), codes + grids}, bytes);
     tensor_bytes += bytes;
   }
   plan.largest_tensor_bytes = std::max(plan.largest_tensor_bytes, tensor_bytes);
@@ -43,6 +44,21 @@ void add_copies(Plan& plan, std::uint64_t bytes, std::size_t index) {
   }
 }
 
+// Source number `part` of a converted tensor.
+void add_conversions(Plan& plan, const OutputTensor& content, std::size_t index, std::size_t part,
+                     const SourceTensor& source) {
+  const Conversion& conversion = content.conversion;
+  for (std::int64_t block = 0; block < conversion.blocks(); ++block) {
+    const Conversion::Block rows = conversion.block(block);
+    const auto weights = static_cast<std::uint64_t>((rows.end - rows.begin) * conversion.cols);
+    add_item(plan,
+             {WorkItem::Kind::kCopy, index, static_cast<std::int64_t>(part) * conversion.blocks() + block,
+              weights * static_cast<std::uint64_t>(bytes_of(source.dtype)),
+              rows.elements * static_cast<std::uint64_t>(bytes_of(conversion.to))},
+             ItemBuffer::conversion_bytes(conversion, rows, source));
+  }
+}
+
 double seconds_at(std::uint64_t amount, double rate) { return rate > 0 ? static_cast<double>(amount) / rate : 0; }
 
 }  // namespace
@@ -50,12 +66,19 @@ double seconds_at(std::uint64_t amount, double rate) { return rate > 0 ? static_
 Plan make_plan(const Checkpoint& checkpoint, const OutputLayout& layout) {
   // The checkpoint's tensors come by (file, offset): walking them walks the files.
   const std::size_t count = checkpoint.tensors().size();
+  // By source: what it goes into, and as which of several sources.
+  struct Use {
+    std::size_t entry = 0, part = 0;
+  };
   std::vector<std::optional<std::size_t>> quantized(count);
-  std::vector<std::optional<std::size_t>> copied(count);
+  std::vector<std::vector<Use>> copied(count);
   for (std::size_t i = 0; i < layout.quantized().size(); ++i) quantized[layout.quantized()[i].source] = i;
   for (std::size_t i = 0; i < layout.contents().size(); ++i) {
     const OutputTensor& content = layout.contents()[i];
-    if (content.kind == OutputTensor::Kind::kCopy) copied[content.source] = i;
+    if (content.kind == OutputTensor::Kind::kCopy) copied[content.source].push_back({i, 0});
+    for (std::size_t part = 0; part < content.sources.size(); ++part) {
+      copied[content.sources[part]].push_back({i, part});
+    }
   }
 
   Plan plan;
@@ -63,9 +86,15 @@ Plan make_plan(const Checkpoint& checkpoint, const OutputLayout& layout) {
   for (std::size_t source = 0; source < count; ++source) {
     const SourceTensor& tensor = checkpoint.tensors()[source];
     if (quantized[source]) {
-      add_tiles(plan, layout.quantized()[*quantized[source]], *quantized[source], tensor.dtype, layout.stored());
-    } else if (copied[source]) {
-      add_copies(plan, tensor.bytes, *copied[source]);
+      add_tiles(plan, layout.quantized()[*quantized[source]], *quantized[source], tensor, layout.stored());
+    }
+    for (const Use& use : copied[source]) {
+      const OutputTensor& content = layout.contents()[use.entry];
+      if (content.kind == OutputTensor::Kind::kCopy) {
+        add_copies(plan, tensor.bytes, use.entry);
+      } else {
+        add_conversions(plan, content, use.entry, use.part, tensor);
+      }
     }
   }
   return plan;

@@ -6,16 +6,16 @@
 #include <vector>
 
 #include "io/checkpoint.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 
 namespace halfquad {
 
-/// One piece of work: a tile of a quantized tensor, or a block of a copied one.
+/// One piece of work: a tile of a quantized tensor, or a block of a copied or converted one.
 struct WorkItem {
   enum class Kind : std::uint8_t { kTile, kCopy };
   Kind kind = Kind::kTile;
   std::size_t tensor = 0;  ///< kTile: index into OutputLayout::quantized(); kCopy: into OutputLayout::contents().
-  std::int64_t index = 0;  ///< Tile number, or block number.
+  std::int64_t index = 0;  ///< Tile number, or block number: those of a converted tensor's sources in order.
   std::uint64_t source_bytes = 0;
   std::uint64_t output_bytes = 0;
 };

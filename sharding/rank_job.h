@@ -12,7 +12,7 @@
 #include "runtime/error.h"
 #include "sharding/assembly.h"
 #include "sharding/device_assignment.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 #include "sharding/job_tags.h"
 #include "sharding/plan.h"
 #include "sharding/resume.h"

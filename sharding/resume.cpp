@@ -63,6 +63,7 @@ std::string specs_digest(const OutputLayout& layout) {
     out.put(spec.kappa);
     out.put(spec.round_zero);
     out.put(spec.channel_wise);
+    out.put(spec.zeros);
   }
   return digest_text(out);
 }
@@ -103,6 +104,7 @@ Fingerprint fingerprint_of(const Checkpoint& checkpoint, const OutputLayout& lay
           {"source", source_digest(checkpoint)},
           {"layers or their settings", specs_digest(layout)},
           {"--max-shard-size", files_digest(layout)},
+          {"--format", std::string(layout.format().name())},
           {"scale dtype", std::string(name_of(layout.stored()))},
           {"--nonfinite", nonfinite}};
 }
@@ -179,22 +181,23 @@ std::vector<std::uint64_t> damaged_items(FileSystem& fs, const std::filesystem::
                                          std::uint64_t memory_bytes, const StopFlag& stop) {
   if (records.empty()) return {};
   std::uint64_t longest = 0;
-  for (const OutputTensor& content : layout.contents()) longest = std::max(longest, content.blocks.block_bytes);
-  const WorkerBuffers scratch(threads, longest + ReadFile::kSlack, memory_bytes);
+  for (const OutputTensor& content : layout.contents()) longest = std::max(longest, content.blocks.longest_block());
+  const WorkerBuffers buffers(threads, Workspace::cost(longest) + OpenCheckpoint::kScratchBytes, memory_bytes);
   std::vector<std::unique_ptr<ReadFile>> files;
   for (const OutputFile& file : layout.files()) files.push_back(fs.open_read(partial / file.name, ReadMode::kAuto));
 
   std::mutex mutex;
   std::vector<std::uint64_t> damaged;
-  parallel_for(scratch.workers(), static_cast<std::int64_t>(records.size()), stop, [&](int worker, std::int64_t index) {
+  parallel_for(buffers.workers(), static_cast<std::int64_t>(records.size()), stop, [&](int worker, std::int64_t index) {
     const ItemRecord& record = records[static_cast<std::size_t>(index)];
-    const std::span<std::byte> memory = scratch.of(worker);
+    Workspace workspace(buffers.of(worker));
+    const std::span<std::byte> scratch = workspace.take(OpenCheckpoint::kScratchBytes);
+    const std::span<std::byte> memory = workspace.take(longest);
     const bool intact = std::all_of(record.blocks.begin(), record.blocks.end(), [&](const BlockSum& block) {
-      const BlockLayout& blocks = layout.contents()[block.entry].blocks;
-      const std::uint64_t offset = blocks.offset_of(block.block);
+      const std::vector<ByteRange> ranges = layout.contents()[block.entry].blocks.ranges_of(block.block);
       ReadFile& file = *files[layout.contents()[block.entry].file];
-      return BlockDigest::hash(file.read(layout.file_offset(block.entry) + offset, blocks.block_length(offset),
-                                         memory)) == block.hash;
+      gather_ranges(file, layout.file_offset(block.entry), ranges, scratch, memory.data());
+      return BlockDigest::hash(memory.first(total_bytes(ranges))) == block.hash;
     });
     if (intact) return;
     const std::lock_guard lock(mutex);

@@ -9,7 +9,7 @@
 
 #include "io/file_system.h"
 #include "runtime/stop_flag.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 #include "sharding/item_record.h"
 #include "sharding/plan.h"
 

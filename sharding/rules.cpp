@@ -97,8 +97,8 @@ void require_unquantized_source(const Checkpoint& checkpoint) {
 
 class Decider {
  public:
-  Decider(const Checkpoint& checkpoint, const Recipe& recipe)
-      : checkpoint_(checkpoint), recipe_(recipe), model_type_(model_type_of(checkpoint)) {
+  Decider(const Checkpoint& checkpoint, const Recipe& recipe, const SpecLimits& format)
+      : checkpoint_(checkpoint), recipe_(recipe), format_(format), model_type_(model_type_of(checkpoint)) {
     for (const Rule& rule : recipe.rules) rules_.emplace_back(rule.pattern, "rule");
     for (const std::string& skip : recipe.skip) skips_.emplace_back(skip, "skip pattern");
   }
@@ -160,14 +160,27 @@ class Decider {
     }
   }
 
-  static void settle_spec(const SourceTensor& tensor, const SpecOverride& spec, Decision& decision) {
+  void settle_spec(const SourceTensor& tensor, const SpecOverride& spec, Decision& decision) const {
     spec.apply_to(decision.spec);
     // The hqq library's default, which its loaders expect to see in the config.
     if (!spec.round_zero) decision.spec.round_zero = decision.spec.width == CodeWidth::k4;
-    std::optional<std::string> problem = why_not(decision.spec, tensor.shape[0], tensor.shape[1]);
-    if (!problem) return;
+    if (format_.adapt) format_.adapt(decision.spec);
+    std::optional<std::string> problem = format_.why_not(decision.spec, tensor.shape[0], tensor.shape[1]);
+    if (!problem || (format_.group_fallback && takes_smaller_groups(tensor, decision))) return;
     decision.keep = KeepReason::kShape;
     decision.why = std::move(*problem);
+  }
+
+  /// Halves the group size until it fits. False, with the spec as it was, when none does.
+  bool takes_smaller_groups(const SourceTensor& tensor, Decision& decision) const {
+    QuantSpec smaller = decision.spec;
+    while (smaller.group_size > 8 && smaller.group_size % 2 == 0) {
+      smaller.group_size /= 2;
+      if (format_.why_not(smaller, tensor.shape[0], tensor.shape[1])) continue;
+      decision.spec = smaller;
+      return true;
+    }
+    return false;
   }
 
   /// "model.a.weight", "model.b.weight", ...
@@ -217,6 +230,7 @@ class Decider {
 
   const Checkpoint& checkpoint_;
   const Recipe& recipe_;
+  const SpecLimits& format_;
   std::string model_type_;
   std::vector<Pattern> rules_;
   std::vector<Pattern> skips_;
@@ -224,9 +238,15 @@ class Decider {
 
 }  // namespace
 
-std::vector<Decision> decide(const Checkpoint& checkpoint, const Recipe& recipe) {
+SpecLimits hqq_limits() {
+  return {.adapt = {}, .why_not = [](const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
+            return why_not(spec, rows, cols);
+          }};
+}
+
+std::vector<Decision> decide(const Checkpoint& checkpoint, const Recipe& recipe, const SpecLimits& format) {
   require_unquantized_source(checkpoint);
-  return Decider(checkpoint, recipe).run();
+  return Decider(checkpoint, recipe, format).run();
 }
 
 }  // namespace halfquad

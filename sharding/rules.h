@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -76,13 +77,23 @@ struct Decision {
   [[nodiscard]] bool quantize() const noexcept { return keep == KeepReason::kNone; }
 };
 
+/// What the format of an output takes.
+struct SpecLimits {
+  std::function<void(QuantSpec&)> adapt;  ///< Sets what leaves no choice; may be empty.
+  /// Why a [rows, cols] layer cannot be kept with a spec; nothing when it can.
+  std::function<std::optional<std::string>(const QuantSpec&, std::int64_t, std::int64_t)> why_not;
+  bool group_fallback = false;  ///< Take a smaller group size where that helps.
+};
+[[nodiscard]] SpecLimits hqq_limits();
+
 /// Default treatment from name, shape, dtype and model type alone (kNone: a linear layer inside a block).
 [[nodiscard]] KeepReason default_keep_reason(const SourceTensor& tensor, std::string_view model_type);
 
 /// One decision per tensor, in the checkpoint's order. A rule that names a tensor kept by default (an embedding,
 /// lm_head) quantizes it, if it is a 2-D float weight. round_zero defaults to on for 4 bits as in the hqq library.
 /// Throws kUsage for a bad pattern, a rule or skip pattern that matches nothing, or when nothing at all is quantized.
-[[nodiscard]] std::vector<Decision> decide(const Checkpoint& checkpoint, const Recipe& recipe);
+[[nodiscard]] std::vector<Decision> decide(const Checkpoint& checkpoint, const Recipe& recipe,
+                                           const SpecLimits& format = hqq_limits());
 
 /// Module path of a weight: the name without a final ".weight".
 [[nodiscard]] std::string_view module_of(std::string_view tensor_name) noexcept;

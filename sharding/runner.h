@@ -15,7 +15,7 @@
 #include "runtime/stop_flag.h"
 #include "runtime/trace.h"
 #include "sharding/device_set.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 #include "sharding/ledger.h"
 #include "sharding/plan.h"
 #include "sharding/weight_files.h"

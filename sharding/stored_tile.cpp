@@ -15,7 +15,6 @@
 namespace halfquad {
 namespace {
 
-constexpr std::uint64_t kMaxReadBytes = OpenCheckpoint::kScratchBytes - ReadFile::kSlack;
 constexpr int kMaxSlabs = 10;
 
 /// Sizes of one tile. The first tile is the largest in every respect.
@@ -51,6 +50,16 @@ TileSizes sizes_of(const StoredLayer& layer, std::int64_t tile) {
   return sizes;
 }
 
+std::uint64_t row_workspace_bytes(const StoredLayer& layer) {
+  const TileGeometry& tiles = layer.tiles;
+  const std::int64_t end = tiles.end_row(0);
+  std::uint64_t bytes = Workspace::cost(OpenCheckpoint::kScratchBytes);
+  for (const RowCut* cut : {&tiles.cuts().codes, &tiles.cuts().scale, &tiles.cuts().zero}) {
+    bytes += Workspace::cost(static_cast<std::uint64_t>(cut->runs) * cut->bytes_in_run(0, end));
+  }
+  return bytes + Workspace::cost(static_cast<std::uint64_t>(end * layer.cols));
+}
+
 void unpack_rows(const TileGeometry& tiles, std::int64_t tile, const std::byte* packed, std::uint8_t* codes) {
   const std::int64_t begin = tiles.tile_begin(tile);
   const std::int64_t end = tiles.tile_end(tile);
@@ -80,28 +89,6 @@ void unpack_columns(const TileGeometry& tiles, std::int64_t tile, const std::byt
 
 }  // namespace
 
-OpenCheckpoint::OpenCheckpoint(FileSystem& fs, const Checkpoint& checkpoint, ReadMode mode) {
-  for (const SourceFile& file : checkpoint.files()) files_.push_back(fs.open_read(file.path, mode));
-}
-
-void OpenCheckpoint::gather(const SourceTensor& tensor, std::span<const ByteRange> ranges, std::span<std::byte> scratch,
-                            std::byte* out) const {
-  ReadFile& file = *files_[static_cast<std::size_t>(tensor.file)];
-  for (const ByteRange& range : ranges) {
-    for (std::uint64_t done = 0; done < range.bytes;) {
-      const std::uint64_t bytes = std::min(kMaxReadBytes, range.bytes - done);
-      const auto data = file.read(tensor.offset + range.offset + done, bytes, scratch);
-      std::memcpy(out, data.data(), data.size());
-      out += bytes;
-      done += bytes;
-    }
-  }
-}
-
-Error while_reading(const SourceTensor& tensor, const Error& error) {
-  return {error.code(), fmt::format("tensor {}: {}", quoted(tensor.name), error.what()), error.where()};
-}
-
 std::uint64_t Workspace::cost(std::uint64_t bytes) noexcept {
   return round_up<std::uint64_t>(bytes, BufferPool::kAlignment);
 }
@@ -125,21 +112,59 @@ WorkerBuffers::WorkerBuffers(int threads, std::uint64_t bytes, std::uint64_t bud
 }
 
 std::uint64_t StoredTileReader::workspace_bytes(const StoredLayer& layer) {
+  if (layer.tiles.whole_rows()) return row_workspace_bytes(layer);
   const TileSizes sizes = sizes_of(layer, 0);
   return Workspace::cost(OpenCheckpoint::kScratchBytes) + Workspace::cost(sizes.packed) +
          Workspace::cost(sizes.unpacked) + Workspace::cost(sizes.raw_scale) +
          2 * Workspace::cost(sizes.scales * sizeof(float));
 }
 
-std::uint64_t StoredTileReader::layer_bytes(const HqqOutput& output, const StoredLayer& layer) {
+std::uint64_t StoredTileReader::layer_bytes(const QuantizedModel& output, const StoredLayer& layer) {
   const auto tensors = output.checkpoint().tensors();
-  const std::uint64_t scales = tensors[layer.scale].bytes + tensors[layer.zero].bytes;
+  std::uint64_t scales = 0;
+  for (const std::size_t grid : {layer.scale, layer.zero}) {
+    if (grid != StoredLayer::kNoTensor) scales += tensors[grid].bytes;
+  }
   // The one scale of a per-tensor layer is read with every tile.
   const std::uint64_t readings = layer.spec.channel_wise ? 1 : static_cast<std::uint64_t>(layer.tiles.tile_count());
   return tensors[layer.codes].bytes + scales * readings;
 }
 
+StoredTile StoredTileReader::load_rows(const StoredLayer& layer, std::int64_t tile) {
+  const TileGeometry& tiles = layer.tiles;
+  const RowCuts& cuts = tiles.cuts();
+  const std::int64_t begin = tiles.first_row(tile);
+  const std::int64_t end = tiles.end_row(tile);
+  Workspace workspace(workspace_);
+  const auto scratch = workspace.take(OpenCheckpoint::kScratchBytes);
+  const auto fetch = [&](const RowCut& cut, std::size_t tensor) -> LineBytes<const std::byte> {
+    if (cut.empty()) return {};
+    const std::vector<ByteRange> ranges = cut.ranges(begin, end);
+    const auto data = workspace.take(total_bytes(ranges));
+    files_.gather(output_.checkpoint().tensors()[tensor], ranges, scratch, data.data());
+    bytes_read_ += data.size();
+    return {data.data(), cut.bytes_in_run(begin, end)};
+  };
+  const RowPlaces<const std::byte> places{fetch(cuts.codes, layer.codes), fetch(cuts.scale, layer.scale),
+                                          fetch(cuts.zero, layer.zero)};
+  StoredTile out;
+  out.groups = tiles.tile_end(tile) - tiles.tile_begin(tile);
+  out.group_elems = tiles.grouped().cols;
+  out.group_stride = out.group_elems;
+  auto* const codes =
+      reinterpret_cast<std::uint8_t*>(workspace.take(static_cast<std::uint64_t>(out.elements())).data());
+  grid_.scale.resize(static_cast<std::size_t>(out.groups));
+  grid_.second.resize(static_cast<std::size_t>(out.groups));
+  layer.packer->unpack(layer.shape(), places, {end - begin, codes, grid_.scale.data(), grid_.second.data()});
+  grid_.derive(layer.packer->form(layer.spec));
+  out.codes = codes;
+  out.scale = grid_.scale.data();
+  out.zero = grid_.zero.data();
+  return out;
+}
+
 StoredTile StoredTileReader::load(const StoredLayer& layer, std::int64_t tile) {
+  if (layer.tiles.whole_rows()) return load_rows(layer, tile);
   const TileSizes sizes = sizes_of(layer, tile);
   const auto tensors = output_.checkpoint().tensors();
   Workspace workspace(workspace_);

@@ -11,32 +11,12 @@
 #include "kernels/solver.h"
 #include "runtime/buffer_pool.h"
 #include "runtime/error.h"
-#include "sharding/hqq_output.h"
+#include "sharding/open_checkpoint.h"
+#include "sharding/quantized_model.h"
+#include "sharding/stored_grid.h"
 #include "sharding/tiles.h"
 
 namespace halfquad {
-
-/// The weight files of a checkpoint, open for reading. Thread-safe.
-class OpenCheckpoint {
- public:
-  OpenCheckpoint(FileSystem& fs, const Checkpoint& checkpoint, ReadMode mode);
-
-  /// File number SourceTensor::file.
-  [[nodiscard]] ReadFile& file(int index) const { return *files_[static_cast<std::size_t>(index)]; }
-
-  /// Scratch that gather() needs, page-aligned.
-  static constexpr std::size_t kScratchBytes = (4 << 20) + ReadFile::kSlack;
-
-  /// Copies `ranges` of `tensor`, back to back, to `out`.
-  void gather(const SourceTensor& tensor, std::span<const ByteRange> ranges, std::span<std::byte> scratch,
-              std::byte* out) const;
-
- private:
-  std::vector<std::unique_ptr<ReadFile>> files_;
-};
-
-/// `error`, which names file and offset, with the tensor whose reading met it.
-[[nodiscard]] Error while_reading(const SourceTensor& tensor, const Error& error);
 
 /// Cuts one worker's buffer into page-aligned parts.
 class Workspace {
@@ -83,19 +63,22 @@ class StoredTileReader {
   [[nodiscard]] static std::uint64_t workspace_bytes(const StoredLayer& layer);
 
   /// Bytes that loading all tiles of `layer` reads.
-  [[nodiscard]] static std::uint64_t layer_bytes(const HqqOutput& output, const StoredLayer& layer);
+  [[nodiscard]] static std::uint64_t layer_bytes(const QuantizedModel& output, const StoredLayer& layer);
 
   /// `workspace` must hold workspace_bytes() of every layer that is loaded.
-  StoredTileReader(const HqqOutput& output, const OpenCheckpoint& files, std::span<std::byte> workspace)
+  StoredTileReader(const QuantizedModel& output, const OpenCheckpoint& files, std::span<std::byte> workspace)
       : output_(output), files_(files), workspace_(workspace) {}
 
-  /// What it returns points into the workspace and holds until the next call.
+  /// What it returns points into the workspace, or this object, and holds until the next call.
   [[nodiscard]] StoredTile load(const StoredLayer& layer, std::int64_t tile);
   /// By all load() so far.
   [[nodiscard]] std::uint64_t bytes_read() const noexcept { return bytes_read_; }
 
  private:
-  const HqqOutput& output_;
+  [[nodiscard]] StoredTile load_rows(const StoredLayer& layer, std::int64_t tile);
+
+  const QuantizedModel& output_;
+  StoredGrid grid_;  // of whole rows
   const OpenCheckpoint& files_;
   std::span<std::byte> workspace_;
   std::uint64_t bytes_read_ = 0;

@@ -7,7 +7,7 @@
 
 #include "kernels/solver.h"
 #include "sharding/decision_board.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 #include "sharding/item_buffer.h"
 #include "sharding/item_record.h"
 

@@ -4,6 +4,9 @@
 #include <bit>
 #include <cmath>
 #include <string>
+#include <string_view>
+
+#include <fmt/format.h>
 
 #include "kernels/decode.h"
 #include "kernels/pack.h"
@@ -20,6 +23,11 @@ constexpr std::int64_t kStripWeights = 128 << 10;
 // Packed rows (or columns) of one strip: whole vectors of groups for every instruction set.
 std::int64_t strip_extent(const TileGeometry& tiles) {
   const GroupedShape& shape = tiles.grouped();
+  if (tiles.whole_rows()) {
+    const std::int64_t row = shape.cols * tiles.groups_per_row();
+    return std::max<std::int64_t>(1, kStripWeights / row / TileGeometry::kRowStep) * TileGeometry::kRowStep *
+           tiles.groups_per_row();
+  }
   const std::int64_t unit = tiles.by_columns() ? shape.rows : shape.cols * slabs_of(tiles.packing());
   return std::max<std::int64_t>(16, kStripWeights / unit / 16 * 16);
 }
@@ -35,6 +43,12 @@ Range strip_range(const TileGeometry& tiles, std::int64_t tile, std::int64_t str
   return {strip * extent, std::min(size, (strip + 1) * extent)};
 }
 
+[[noreturn]] void throw_unstorable(const TileSolver::Job& job, std::string_view what) {
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("layer {}: a {} does not fit {}; use --scale-dtype f32, or leave the layer out with --skip",
+                          quoted(job.tensor->module), what, name_of(job.stored)));
+}
+
 }  // namespace
 
 std::int64_t TileSolver::strip_count(const QuantizedTensor& tensor, std::int64_t tile) {
@@ -48,8 +62,10 @@ bool TileSolver::solve(const Job& job, std::int64_t strip, const TileSource& sou
   const Range range = strip_range(tiles, job.tile, strip);
   SolveStats stats;
   stats.step_abs.swap(step_abs);  // the sums go on where they are
-  const bool finite = tiles.by_columns() ? solve_columns(job, range.begin, range.end, source, output, stats)
-                                         : solve_rows(job, range.begin, range.end, source, output, stats);
+  const auto solve_strip = tiles.whole_rows()   ? &TileSolver::solve_whole_rows
+                           : tiles.by_columns() ? &TileSolver::solve_columns
+                                                : &TileSolver::solve_rows;
+  const bool finite = (this->*solve_strip)(job, range.begin, range.end, source, output, stats);
   stats.step_abs.swap(step_abs);
   result.error = stats.final_error;
   result.settled = stats.settled;
@@ -121,6 +137,60 @@ bool TileSolver::solve_columns(const Job& job, std::int64_t begin, std::int64_t 
   return true;
 }
 
+// Groups begin..end of the tile, which are whole rows.
+bool TileSolver::solve_whole_rows(const Job& job, std::int64_t begin, std::int64_t end, const TileSource& source,
+                                  const TileOutput& output, SolveStats& stats) {
+  const QuantizedTensor& tensor = *job.tensor;
+  const TileGeometry& tiles = tensor.tiles;
+  const std::int64_t elems = tiles.grouped().cols;
+  const std::int64_t groups = end - begin;
+  codes_.resize(static_cast<std::size_t>(groups * elems));
+  const GroupBlock block{
+      source.slabs[0] + begin * elems * bytes_of(source.dtype), source.dtype, groups, elems, elems, 1};
+  const SolveTarget target{codes_.data(), elems, 1, nullptr, nullptr};
+  if (!solve_block(job, block, target, stats)) return false;
+
+  const GridForm form = tensor.packer->form(tensor.spec);
+  if (!grid_.assign(form, tensor.spec.zeros, job.stored, scale_.data(), zero_.data(), scale_.size())) {
+    if (find_nonfinite(block.data, block.dtype, groups * elems)) return false;
+    throw_unstorable(job, "scale or what is stored beside it");
+  }
+  SolveStats again;
+  solver_->encode_groups(block, tensor.spec.width, {grid_.inverse.data(), grid_.scale.data(), grid_.zero.data()}, target,
+                         again);
+  if (again.nonfinite) return false;
+  stats.final_error = again.final_error;
+
+  const std::int64_t tile_row = tiles.first_row(job.tile);
+  const std::int64_t row = tile_row + begin / tiles.groups_per_row();
+  const auto place = [&](const RowCut& cut, std::byte* data) -> LineBytes<std::byte> {
+    if (cut.empty()) return {};
+    return {data + (cut.offset_of(row) - cut.offset_of(tile_row)), cut.bytes_in_run(tile_row, tiles.end_row(job.tile))};
+  };
+  const RowCuts& cuts = tiles.cuts();
+  if (tensor.order.kind != RowOrder::Kind::kSame) return pack_reordered(job, begin, end, output);
+  tensor.packer->pack({tensor.spec, tensor.rows, tensor.cols, job.stored},
+                      {groups / tiles.groups_per_row(), codes_.data(), grid_.scale.data(), grid_.second.data()},
+                      {place(cuts.codes, output.codes), place(cuts.scale, output.scale), place(cuts.zero, output.zero)});
+  return true;
+}
+
+// Rows one by one, each to its place. Such layers lie in one tensor whose rows are units of their own.
+bool TileSolver::pack_reordered(const Job& job, std::int64_t begin, std::int64_t end, const TileOutput& output) const {
+  const QuantizedTensor& tensor = *job.tensor;
+  const std::int64_t per_row = tensor.tiles.groups_per_row();
+  const std::int64_t tile_row = tensor.tiles.first_row(job.tile);
+  const RowCut& cut = tensor.tiles.cuts().codes;
+  for (std::int64_t row = 0; row < (end - begin) / per_row; ++row) {
+    const std::int64_t to = tensor.order.output_row(tile_row + begin / per_row + row);
+    tensor.packer->pack({tensor.spec, tensor.rows, tensor.cols, job.stored},
+                        {1, codes_.data() + row * tensor.cols, grid_.scale.data() + row * per_row,
+                         grid_.second.data() + row * per_row},
+                        {{output.codes + (cut.offset_of(to) - cut.offset_of(tile_row)), cut.unit_bytes}, {}, {}});
+  }
+  return true;
+}
+
 bool TileSolver::solve_block(const Job& job, const GroupBlock& block, const SolveTarget& target, SolveStats& stats) {
   const QuantSpec& spec = job.tensor->spec;
   if (job.grid != nullptr) {
@@ -134,6 +204,7 @@ bool TileSolver::solve_block(const Job& job, const GroupBlock& block, const Solv
   request.iters = job.iters;
   request.stored = job.stored;
   request.record = job.record;
+  if (job.tensor->tiles.whole_rows()) request.finish = Finish::kGridOnly;  // codes come with the stored grids
   SolveTarget placed = target;
   placed.scale = scale_.data();
   placed.zero = zero_.data();
@@ -151,9 +222,7 @@ void TileSolver::store_grid(const Job& job, std::int64_t groups, std::byte* scal
   };
   const bool scales_fit = fits(scale_);
   if (!scales_fit || !fits(zero_)) [[unlikely]] {
-    throw Error(ErrorCode::kBadInput, "layer " + quoted(job.tensor->module) + ": a " + (scales_fit ? "zero" : "scale") +
-                                          " does not fit " + std::string(name_of(job.stored)) +
-                                          "; use --scale-dtype f32, or leave the layer out with --skip");
+    throw_unstorable(job, scales_fit ? "zero" : "scale");
   }
   encode_from_f32(scale_.data(), job.stored, groups, scale);
   encode_from_f32(zero_.data(), job.stored, groups, zero);

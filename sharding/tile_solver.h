@@ -7,7 +7,8 @@
 #include <vector>
 
 #include "kernels/solver.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
+#include "sharding/stored_grid.h"
 
 namespace halfquad {
 
@@ -19,11 +20,11 @@ struct TileSource {
   std::vector<std::byte*> slabs;
 };
 
-/// Where a tile's results go; sizes as TileGeometry's ranges add up to.
+/// Where a tile's results go; sizes as TileGeometry's ranges add up to, range after range.
 struct TileOutput {
   std::byte* codes = nullptr;  ///< Packed rows of the tile, back to back.
   std::byte* scale = nullptr;  ///< In the stored dtype, slab after slab; unused for per-tensor quantization.
-  std::byte* zero = nullptr;
+  std::byte* zero = nullptr;   ///< What the format keeps beside the scale.
 };
 
 /// What solving a strip (an L2-sized part of a tile) left behind.
@@ -64,12 +65,17 @@ class TileSolver {
                                 const TileOutput& output, SolveStats& stats);
   [[nodiscard]] bool solve_columns(const Job& job, std::int64_t begin, std::int64_t end, const TileSource& source,
                                    const TileOutput& output, SolveStats& stats);
+  [[nodiscard]] bool solve_whole_rows(const Job& job, std::int64_t begin, std::int64_t end, const TileSource& source,
+                                      const TileOutput& output, SolveStats& stats);
+  [[nodiscard]] bool pack_reordered(const Job& job, std::int64_t begin, std::int64_t end,
+                                    const TileOutput& output) const;
   [[nodiscard]] bool solve_block(const Job& job, const GroupBlock& block, const SolveTarget& target, SolveStats& stats);
   void store_grid(const Job& job, std::int64_t groups, std::byte* scale, std::byte* zero) const;
 
   std::unique_ptr<Solver> solver_;
   std::vector<std::uint8_t> codes_;  // of one strip, slab after slab
   std::vector<float> scale_, zero_;
+  StoredGrid grid_;
 };
 
 }  // namespace halfquad

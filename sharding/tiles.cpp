@@ -36,6 +36,19 @@ TileGeometry::TileGeometry(const QuantSpec& spec, std::int64_t rows, std::int64_
       extent_(by_columns_ ? full_extent(grouped_.rows, grouped_.cols, kColumnStep)
                           : full_extent(grouped_.cols * slabs_of(packing_), packed_rows_, kRowStep)) {}
 
+TileGeometry TileGeometry::of_whole_rows(const QuantSpec& spec, std::int64_t rows, std::int64_t cols,
+                                         const RowCuts& cuts, const TileRows& tile_rows) {
+  TileGeometry tiles(spec, rows, cols);
+  tiles.groups_per_row_ = cols / tiles.grouped_.cols;
+  tiles.cuts_ = cuts;
+  tiles.packing_ = Packing::k8BitU8;
+  tiles.packed_rows_ = tiles.grouped_.rows;
+  const std::int64_t wanted = std::max(kTileWeights / std::max<std::int64_t>(1, cols), tile_rows.least);
+  const std::int64_t most = std::max<std::int64_t>(1, wanted / tile_rows.step) * tile_rows.step;
+  tiles.extent_ = std::clamp<std::int64_t>(rows, 1, most) * tiles.groups_per_row_;
+  return tiles;
+}
+
 std::int64_t TileGeometry::tile_count() const noexcept {
   return ceil_div(by_columns_ ? grouped_.cols : packed_rows_, extent_);
 }
@@ -71,6 +84,7 @@ std::vector<ByteRange> TileGeometry::source_ranges(std::int64_t tile, std::int64
 }
 
 std::vector<ByteRange> TileGeometry::code_ranges(std::int64_t tile) const {
+  if (whole_rows()) return cuts_.codes.ranges(first_row(tile), end_row(tile));
   const std::int64_t element_bytes = packed_bytes_of(packing_);
   const std::int64_t begin = tile_begin(tile);
   const std::int64_t end = tile_end(tile);
@@ -85,6 +99,7 @@ std::vector<ByteRange> TileGeometry::code_ranges(std::int64_t tile) const {
 
 std::vector<ByteRange> TileGeometry::scale_ranges(std::int64_t tile, std::int64_t element_bytes) const {
   if (!channel_wise_) return {};
+  if (whole_rows()) return cuts_.scale.ranges(first_row(tile), end_row(tile));
   const std::int64_t begin = tile_begin(tile);
   const std::int64_t end = tile_end(tile);
   if (by_columns_) return {byte_range(begin, end, element_bytes)};
@@ -97,7 +112,12 @@ std::vector<ByteRange> TileGeometry::scale_ranges(std::int64_t tile, std::int64_
   return ranges;
 }
 
+std::vector<ByteRange> TileGeometry::zero_ranges(std::int64_t tile, std::int64_t element_bytes) const {
+  return whole_rows() ? cuts_.zero.ranges(first_row(tile), end_row(tile)) : scale_ranges(tile, element_bytes);
+}
+
 BlockLayout TileGeometry::code_blocks() const noexcept {
+  if (whole_rows()) return cuts_.codes.blocks(extent_ / groups_per_row_);
   const std::int64_t element_bytes = packed_bytes_of(packing_);
   const std::uint64_t row_bytes = to_bytes(grouped_.cols, element_bytes);
   const std::uint64_t total = row_bytes * static_cast<std::uint64_t>(packed_rows_);
@@ -105,17 +125,16 @@ BlockLayout TileGeometry::code_blocks() const noexcept {
   return {total, total, row_bytes * static_cast<std::uint64_t>(extent_)};
 }
 
+BlockLayout TileGeometry::zero_blocks(std::int64_t element_bytes) const noexcept {
+  return whole_rows() ? cuts_.zero.blocks(extent_ / groups_per_row_) : scale_blocks(element_bytes);
+}
+
 BlockLayout TileGeometry::scale_blocks(std::int64_t element_bytes) const noexcept {
+  if (whole_rows()) return cuts_.scale.blocks(extent_ / groups_per_row_);
   const std::uint64_t total = to_bytes(scale_count(), element_bytes);
   if (!channel_wise_) return {total, total, total};
   const std::uint64_t run = by_columns_ ? total : std::min(total, to_bytes(packed_rows_, element_bytes));
   return {total, run, to_bytes(extent_, element_bytes)};
-}
-
-std::uint64_t total_bytes(std::span<const ByteRange> ranges) noexcept {
-  std::uint64_t total = 0;
-  for (const ByteRange& range : ranges) total += range.bytes;
-  return total;
 }
 
 BlockLayout copy_blocks(std::uint64_t tensor_bytes) noexcept { return {tensor_bytes, tensor_bytes, kCopyBlockBytes}; }

@@ -51,6 +51,7 @@ struct CheckedTensor {
   std::string reported;                    ///< That checksum.
   const SourceTensor* original = nullptr;  ///< When the bytes must equal the source's.
   bool is_grid = false;                    ///< A scale or zero: must be finite.
+  bool is_plain = false;                   ///< Of no quantized layer.
   FirstPlace difference;
   FirstPlace nonfinite;
 
@@ -61,7 +62,7 @@ std::string name_in_quotes(const SourceTensor& tensor) { return halfquad::quoted
 
 class Verifier {
  public:
-  Verifier(FileSystem& fs, const HqqOutput& output, const Checkpoint* source, const VerifyOptions& options,
+  Verifier(FileSystem& fs, const QuantizedModel& output, const Checkpoint* source, const VerifyOptions& options,
            ProgressCounters& progress)
       : output_(output),
         source_(source),
@@ -75,14 +76,14 @@ class Verifier {
       checked.blocks = {tensor.bytes, tensor.bytes, tensor.bytes};  // one block: what a key of a few bytes has
     }
     for (const StoredLayer& layer : output.layers()) {
+      const std::int64_t stored_bytes = bytes_of(layer.stored);
       tensors_[layer.codes].blocks = layer.tiles.code_blocks();
-      for (const std::size_t grid : {layer.scale, layer.zero}) {
-        tensors_[grid].blocks = layer.tiles.scale_blocks(bytes_of(layer.stored));
-        tensors_[grid].is_grid = true;
-      }
+      add_grid(layer.scale, layer.tiles.scale_blocks(stored_bytes));
+      add_grid(layer.zero, layer.tiles.zero_blocks(stored_bytes));
     }
     for (const std::size_t plain : output.plain()) {
       tensors_[plain].blocks = copy_blocks(output.checkpoint().tensors()[plain].bytes);
+      tensors_[plain].is_plain = true;
     }
   }
 
@@ -97,10 +98,21 @@ class Verifier {
   }
 
  private:
-  /// A run of whole checksum blocks of one tensor.
+  /// Whole checksum blocks of one tensor.
   struct Piece {
     CheckedTensor* checked;
-    ByteRange range;
+    std::vector<ByteRange> ranges;
+    std::optional<std::uint64_t> block;  ///< The only one, where it goes across runs.
+
+    [[nodiscard]] std::uint64_t bytes() const { return total_bytes(ranges); }
+    /// Offset in the tensor of byte `at` of the piece.
+    [[nodiscard]] std::uint64_t offset_of(std::uint64_t at) const {
+      for (const ByteRange& range : ranges) {
+        if (at < range.bytes) return range.offset + at;
+        at -= range.bytes;
+      }
+      return ranges.back().offset + ranges.back().bytes;
+    }
   };
   /// One layer while its error is measured.
   struct MeasuredLayer {
@@ -121,6 +133,11 @@ class Verifier {
     result_.problems.push_back(fmt::format(text, std::forward<Args>(args)...));
   }
 
+  void add_grid(std::size_t tensor, const BlockLayout& blocks) {
+    if (tensor == StoredLayer::kNoTensor) return;
+    tensors_[tensor].blocks = blocks;
+    tensors_[tensor].is_grid = is_float_source(tensors_[tensor].tensor->dtype);
+  }
   void use_reported_checksums();
   void compare_layer_with_report(const StoredLayer& layer);
   void compare_source_files();
@@ -129,6 +146,7 @@ class Verifier {
   void check_piece(const Piece& piece, std::span<std::byte> buffer);
   void conclude(const CheckedTensor& checked);
   std::uint64_t tile_workspace(const MeasuredLayer& measured) const;
+  [[nodiscard]] bool has_finite_grid(const StoredLayer& layer) const;
   void measure_tile(const MeasuredTile& item, Solver& solver, std::span<std::byte> buffer);
   void conclude(const MeasuredLayer& measured);
   void count(std::uint64_t bytes) {
@@ -136,7 +154,7 @@ class Verifier {
     progress_.bytes_read += bytes;
   }
 
-  const HqqOutput& output_;
+  const QuantizedModel& output_;
   const Checkpoint* source_;
   const VerifyOptions& options_;
   ProgressCounters& progress_;
@@ -160,8 +178,15 @@ void Verifier::use_report(const boost::json::object& report) {
     return;
   }
   use_reported_checksums();
-  for (const StoredLayer& layer : output_.layers()) compare_layer_with_report(layer);
+  for (const StoredLayer& layer : output_.layers()) {
+    if (output_.format().keeps_names()) compare_layer_with_report(layer);
+  }
   if (source_ != nullptr) compare_source_files();
+}
+
+bool could_be_rows(const RunReport::Tensor& reported, std::uint64_t bytes) {
+  return reported.run_bytes > 0 && bytes % reported.run_bytes == 0 && reported.block_bytes > 0 &&
+         reported.block_bytes <= std::min(reported.run_bytes, kCopyBlockBytes);
 }
 
 void Verifier::use_reported_checksums() {
@@ -172,6 +197,10 @@ void Verifier::use_reported_checksums() {
       continue;
     }
     const RunReport::Tensor& reported = found->second;
+    // A tensor that was converted is cut as its rows are.
+    if ((checked.is_plain || !output_.format().keeps_names()) && could_be_rows(reported, checked.tensor->bytes)) {
+      checked.blocks = {checked.tensor->bytes, reported.run_bytes, reported.block_bytes};
+    }
     if (reported.run_bytes != checked.blocks.run_bytes || reported.block_bytes != checked.blocks.block_bytes) {
       problem("tensor {}: the report's checksum blocks (runs of {}, blocks of {} bytes) are not those of this shape",
               name_in_quotes(*checked.tensor), reported.run_bytes, reported.block_bytes);
@@ -227,11 +256,12 @@ void Verifier::compare_names_with_source() {
     const SourceTensor* original = source_->find(checked.tensor->name);
     if (original == nullptr) {
       problem("tensor {} of the output is not in the source", name_in_quotes(*checked.tensor));
-    } else if (original->dtype != checked.tensor->dtype || original->shape != checked.tensor->shape) {
+    } else if (original->kept_as.value_or(original->dtype) != checked.tensor->dtype ||
+               original->shape != checked.tensor->shape) {
       problem("tensor {} is {} of shape {} but {} of shape {} in the source", name_in_quotes(*checked.tensor),
               name_of(checked.tensor->dtype), shape_text(checked.tensor->shape), name_of(original->dtype),
               shape_text(original->shape));
-    } else {
+    } else if (original->decoder == nullptr) {
       checked.original = original;
     }
   }
@@ -278,12 +308,18 @@ std::vector<Verifier::Piece> Verifier::pieces() {
       progress_.source_bytes_done += total;
       continue;
     }
+    if (checked.blocks.across_runs) {
+      for (std::uint64_t block = 0; block < checked.blocks.block_count(); ++block) {
+        pieces.push_back({&checked, checked.blocks.ranges_of(block), block});
+      }
+      continue;
+    }
     for (std::uint64_t at = 0; at < total;) {
       std::uint64_t end = at + checked.blocks.block_length(at);
       while (end < total && end + checked.blocks.block_length(end) - at <= kPieceBytes) {
         end += checked.blocks.block_length(end);
       }
-      pieces.push_back({&checked, {at, end - at}});
+      pieces.push_back({&checked, {{at, end - at}}, std::nullopt});
       at = end;
     }
   }
@@ -293,7 +329,7 @@ std::vector<Verifier::Piece> Verifier::pieces() {
 void Verifier::check_bytes(const StopFlag& stop) {
   const std::vector<Piece> work = pieces();
   std::uint64_t largest = 0;
-  for (const Piece& piece : work) largest = std::max(largest, piece.range.bytes);
+  for (const Piece& piece : work) largest = std::max(largest, piece.bytes());
   const WorkerBuffers buffers(options_.threads, OpenCheckpoint::kScratchBytes + 2 * Workspace::cost(largest),
                               options_.memory_bytes);
   parallel_for(buffers.workers(), static_cast<std::int64_t>(work.size()), stop, [&](int worker, std::int64_t index) {
@@ -304,32 +340,34 @@ void Verifier::check_bytes(const StopFlag& stop) {
 
 void Verifier::check_piece(const Piece& piece, std::span<std::byte> buffer) {
   CheckedTensor& checked = *piece.checked;
-  const ByteRange& range = piece.range;
+  const std::uint64_t bytes = piece.bytes();
   Workspace workspace(buffer);
   const auto scratch = workspace.take(OpenCheckpoint::kScratchBytes);
-  const auto data = workspace.take(range.bytes);
-  files_.gather(*checked.tensor, {&range, 1}, scratch, data.data());
-  count(range.bytes);
-  if (checked.digest) checked.digest->add(range.offset, data);
+  const auto data = workspace.take(bytes);
+  files_.gather(*checked.tensor, piece.ranges, scratch, data.data());
+  count(bytes);
+  if (checked.digest && piece.block) checked.digest->set(*piece.block, BlockDigest::hash(data));
+  if (checked.digest && !piece.block) checked.digest->add(piece.ranges[0].offset, data);
   if (checked.is_grid) {
     const std::int64_t element_bytes = bytes_of(checked.tensor->dtype);
     const auto found =
-        find_nonfinite(data.data(), checked.tensor->dtype, static_cast<std::int64_t>(range.bytes) / element_bytes);
-    if (found)
-      checked.nonfinite.add(range.offset / static_cast<std::uint64_t>(element_bytes) +
-                            static_cast<std::uint64_t>(*found));
-  }
-  if (checked.original != nullptr) {
-    const auto wanted = workspace.take(range.bytes);
-    source_files_->gather(*checked.original, {&range, 1}, scratch, wanted.data());
-    count(range.bytes);
-    progress_.source_bytes_done += range.bytes;
-    if (std::memcmp(data.data(), wanted.data(), data.size()) != 0) {
-      const auto differs = std::mismatch(data.begin(), data.end(), wanted.begin()).first;
-      checked.difference.add(range.offset + static_cast<std::uint64_t>(differs - data.begin()));
+        find_nonfinite(data.data(), checked.tensor->dtype, static_cast<std::int64_t>(bytes) / element_bytes);
+    if (found) {
+      checked.nonfinite.add(piece.offset_of(static_cast<std::uint64_t>(*found * element_bytes)) /
+                            static_cast<std::uint64_t>(element_bytes));
     }
   }
-  progress_.source_bytes_done += range.bytes;
+  if (checked.original != nullptr) {
+    const auto wanted = workspace.take(bytes);
+    source_files_->gather(*checked.original, piece.ranges, scratch, wanted.data());
+    count(bytes);
+    progress_.source_bytes_done += bytes;
+    if (std::memcmp(data.data(), wanted.data(), data.size()) != 0) {
+      const auto differs = std::mismatch(data.begin(), data.end(), wanted.begin()).first;
+      checked.difference.add(piece.offset_of(static_cast<std::uint64_t>(differs - data.begin())));
+    }
+  }
+  progress_.source_bytes_done += bytes;
 }
 
 void Verifier::conclude(const CheckedTensor& checked) {
@@ -359,12 +397,18 @@ std::uint64_t Verifier::tile_workspace(const MeasuredLayer& measured) const {
          Workspace::cost(weights);
 }
 
+bool Verifier::has_finite_grid(const StoredLayer& layer) const {
+  const auto grids = {layer.scale, layer.zero};
+  return std::none_of(grids.begin(), grids.end(), [&](std::size_t grid) {
+    return grid != StoredLayer::kNoTensor && tensors_[grid].nonfinite.offset().has_value();
+  });
+}
+
 void Verifier::measure_layers(const StopFlag& stop) {
   std::vector<MeasuredTile> work;
   std::uint64_t largest = 0;
   for (MeasuredLayer& measured : measured_) {
-    measured.finite =
-        !tensors_[measured.layer->scale].nonfinite.offset() && !tensors_[measured.layer->zero].nonfinite.offset();
+    measured.finite = has_finite_grid(*measured.layer);
     if (!measured.finite) continue;
     largest = std::max(largest, tile_workspace(measured));
     for (std::int64_t tile = 0; tile < measured.layer->tiles.tile_count(); ++tile) work.push_back({&measured, tile});
@@ -455,7 +499,7 @@ void Verifier::conclude(const MeasuredLayer& measured) {
 
 }  // namespace
 
-VerifyResult verify_output(FileSystem& fs, const HqqOutput& output, const std::optional<boost::json::object>& report,
+VerifyResult verify_output(FileSystem& fs, const QuantizedModel& output, const std::optional<boost::json::object>& report,
                            const Checkpoint* source, const VerifyOptions& options, ProgressCounters& progress,
                            const StopFlag& stop) {
   Verifier verifier(fs, output, source, options, progress);

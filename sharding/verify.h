@@ -14,7 +14,7 @@
 #include "kernels/solver.h"
 #include "runtime/progress.h"
 #include "runtime/stop_flag.h"
-#include "sharding/hqq_output.h"
+#include "sharding/quantized_model.h"
 
 namespace halfquad {
 
@@ -41,7 +41,7 @@ struct VerifyResult {
 /// Checks an output: the structure loaders need, every checksum of `report` (halfquad_report.json, when there is one),
 /// and against `source` when given: no tensor missing or extra, kept tensors equal bit for bit, each layer's error
 /// recomputed and compared with the report's. Differences become `problems`; only what cannot be read at all throws.
-[[nodiscard]] VerifyResult verify_output(FileSystem& fs, const HqqOutput& output,
+[[nodiscard]] VerifyResult verify_output(FileSystem& fs, const QuantizedModel& output,
                                          const std::optional<boost::json::object>& report, const Checkpoint* source,
                                          const VerifyOptions& options, ProgressCounters& progress,
                                          const StopFlag& stop);

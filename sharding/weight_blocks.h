@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "sharding/hqq_output.h"
+#include "sharding/quantized_model.h"
 
 namespace halfquad {
 

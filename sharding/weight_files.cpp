@@ -8,21 +8,11 @@
 #include "runtime/check.h"
 
 namespace halfquad {
-namespace {
-
-std::vector<TensorEntry> entries_of(const OutputLayout& layout, const OutputFile& file) {
-  const std::span<const TensorEntry> entries = layout.entries_of(file);
-  return {entries.begin(), entries.end()};
-}
-
-}  // namespace
-
 WeightFiles::WeightFiles(FileSystem& fs, const std::filesystem::path& folder, const OutputLayout& layout,
                          WriteMode mode)
     : layout_(layout) {
   for (const OutputFile& file : layout.files()) {
-    files_.emplace_back(
-        SafetensorsWriter(fs, folder / file.name, entries_of(layout, file), OutputLayout::metadata(), mode));
+    files_.emplace_back(ImageWriter(fs, folder / file.name, file.image, layout.slots_of(file), mode));
   }
   write_constants();
 }
@@ -31,8 +21,7 @@ WeightFiles::WeightFiles(FileSystem& fs, const std::filesystem::path& folder, co
                          const AttachOptions& options)
     : layout_(layout) {
   for (const OutputFile& file : layout.files()) {
-    files_.emplace_back(
-        SafetensorsWriter::attach(fs, folder / file.name, entries_of(layout, file), OutputLayout::metadata(), options));
+    files_.emplace_back(ImageWriter::attach(fs, folder / file.name, file.image, layout.slots_of(file), options));
   }
 }
 

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "io/file_system.h"
-#include "io/safetensors_writer.h"
-#include "sharding/hqq_layout.h"
+#include "io/image_writer.h"
+#include "sharding/output_layout.h"
 
 namespace halfquad {
 
@@ -35,7 +35,7 @@ class WeightFiles final : public OutputSink {
   /// Creates them in `folder`, at their full length and with their headers, and writes what is known without reading
   /// any weight.
   WeightFiles(FileSystem& fs, const std::filesystem::path& folder, const OutputLayout& layout, WriteMode mode);
-  /// Joins in writing files that another rank, or an earlier run, created: see SafetensorsWriter::attach().
+  /// Joins in writing files that another rank, or an earlier run, created: see ImageWriter::attach().
   WeightFiles(FileSystem& fs, const std::filesystem::path& folder, const OutputLayout& layout,
               const AttachOptions& options);
 
@@ -48,8 +48,8 @@ class WeightFiles final : public OutputSink {
 
  private:
   struct File {
-    explicit File(SafetensorsWriter opened) : writer(std::move(opened)) {}
-    SafetensorsWriter writer;
+    explicit File(ImageWriter opened) : writer(std::move(opened)) {}
+    ImageWriter writer;
     std::atomic<bool> unsynced{true};
   };
 

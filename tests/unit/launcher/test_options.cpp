@@ -3,7 +3,7 @@
 
 #include "io/posix_file_system.h"
 #include "launcher/options.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
 

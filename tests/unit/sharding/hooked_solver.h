@@ -23,6 +23,10 @@ class HookedSolver : public Solver {
               SolveStats& stats) override {
     solver_->encode(block, width, grid, stored, target, stats);
   }
+  void encode_groups(const GroupBlock& block, CodeWidth width, const GroupGrids& grids, const SolveTarget& target,
+                     SolveStats& stats) override {
+    solver_->encode_groups(block, width, grids, target, stats);
+  }
   [[nodiscard]] WeightRange range(const std::byte* data, DType dtype, std::int64_t count) override {
     return solver_->range(data, dtype, count);
   }

@@ -7,7 +7,7 @@
 
 #include "io/checkpoint.h"
 #include "kernels/quant_spec.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 
 namespace halfquad::test {
 

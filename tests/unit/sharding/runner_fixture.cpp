@@ -6,7 +6,6 @@
 
 #include "io/posix_file_system.h"
 #include "io/safetensors_header.h"
-#include "io/safetensors_writer.h"
 #include "kernels/decode.h"
 
 namespace halfquad::test {

@@ -10,7 +10,7 @@
 
 #include "io/checkpoint.h"
 #include "io/file_system.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 #include "sharding/plan.h"
 #include "sharding/runner.h"
 #include "tests/support/temp_dir.h"

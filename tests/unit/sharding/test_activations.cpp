@@ -34,7 +34,7 @@ class ActivationsTest : public ::testing::Test {
   [[nodiscard]] const StoredLayer& layer() const { return output_.layers()[0]; }
 
   TinyOutput tiny_{{{"model.layers.0.q", 16, 64, DType::kBF16, {}}}};
-  HqqOutput output_{*tiny_.fs, tiny_.output_path};
+  QuantizedModel output_{*tiny_.fs, tiny_.output_path};
   std::filesystem::path file_ = tiny_.temp.path() / "inputs.safetensors";
 };
 

@@ -70,7 +70,7 @@ std::string bytes_of_tensor(const TinyOutput& tiny, const Checkpoint& checkpoint
 }
 
 void expect_naive(const TinyOutput& tiny, const DequantizeOptions& options) {
-  const HqqOutput output(*tiny.fs, tiny.output_path);
+  const QuantizedModel output(*tiny.fs, tiny.output_path);
   ProgressCounters progress;
   dequantize(*tiny.fs, output, tiny.temp.path() / "plain.safetensors", options, progress, StopFlag());
 
@@ -127,7 +127,7 @@ TEST(Dequantize, KeepsPlainTensorsAsTheyAre) {
 
 TEST(Dequantize, DropsTheQuantizationFromTheConfig) {
   const TinyOutput tiny({{"model.layers.0.q", 16, 64, DType::kBF16, {}}});
-  const HqqOutput output(*tiny.fs, tiny.output_path);
+  const QuantizedModel output(*tiny.fs, tiny.output_path);
 
   const boost::json::object config = dequantized_config(output, DType::kBF16);
 
@@ -138,7 +138,7 @@ TEST(Dequantize, DropsTheQuantizationFromTheConfig) {
 
 TEST(Dequantize, RefusesOtherDtypes) {
   const TinyOutput tiny({{"model.layers.0.q", 16, 64, DType::kBF16, {}}});
-  const HqqOutput output(*tiny.fs, tiny.output_path);
+  const QuantizedModel output(*tiny.fs, tiny.output_path);
   ProgressCounters progress;
 
   test::expect_error(ErrorCode::kUsage, {"not U8"}, [&] {

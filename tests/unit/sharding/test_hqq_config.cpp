@@ -6,7 +6,8 @@
 #include <gtest/gtest.h>
 
 #include "header_checkpoint.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/formats/hqq_config.h"
+#include "sharding/output_layout.h"
 
 namespace halfquad {
 namespace {

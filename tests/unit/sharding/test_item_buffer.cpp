@@ -10,6 +10,7 @@
 #include "io/posix_file_system.h"
 #include "runtime/buffer_pool.h"
 #include "sharding/item_buffer.h"
+#include "sharding/open_checkpoint.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
 
@@ -33,30 +34,33 @@ std::string at(const std::byte* data, std::uint64_t bytes) { return {reinterpret
 class ItemBufferTest : public ::testing::Test {
  protected:
   /// Opens a file of some other bytes and then `bytes`, and describes them as a tensor.
-  std::unique_ptr<ReadFile> open(const std::string& bytes) {
+  OpenCheckpoint open(const std::string& bytes) {
     test::put_file(dir_.path() / "f", std::string(kLead, 'x') + bytes);
-    source_ = {"layer.weight", DType::kF16, {}, 0, kLead, bytes.size()};
-    return fs_->open_read(dir_.path() / "f", ReadMode::kDirect);
+    source_.offset = kLead;
+    source_.bytes = bytes.size();
+    std::vector<std::unique_ptr<ReadFile>> files;
+    files.push_back(fs_->open_read(dir_.path() / "f", ReadMode::kDirect));
+    return OpenCheckpoint(std::move(files));
   }
   Buffer memory(std::uint64_t bytes) { return pool_.acquire(bytes); }
   Buffer memory_for(const QuantizedTensor& tensor) {
-    return memory(ItemBuffer::tile_bytes(tensor, 0, DType::kF16, DType::kF16));
+    return memory(ItemBuffer::tile_bytes(tensor, 0, source_, DType::kF16));
   }
 
   static constexpr std::uint64_t kLead = 1000;
   test::TempDir dir_;
   std::unique_ptr<FileSystem> fs_ = make_posix_file_system();
   BufferPool pool_{64 << 20};
-  SourceTensor source_;
+  SourceTensor source_{.name = "layer.weight", .dtype = DType::kF16, .shape = {}};
 };
 
 TEST_F(ItemBufferTest, EverySlabIsReadToItsPlaceAndPaddingHasNone) {
   const std::string bytes = counting_bytes(11 * 64 * 2);
   const auto file = open(bytes);
   const QuantizedTensor tensor = tensor_of({.width = CodeWidth::k3}, 11, 64);  // ten slabs of two rows
-  ItemBuffer item(memory_for(tensor), tensor, 0, DType::kF16, DType::kF16, 0);
+  ItemBuffer item(memory_for(tensor), tensor, 0, source_, DType::kF16, 0);
 
-  EXPECT_EQ(item.read(*file, source_), bytes.size());
+  EXPECT_EQ(item.read(file, source_), bytes.size());
 
   ASSERT_EQ(item.source().slabs.size(), 10U);
   ASSERT_EQ(item.ranges().size(), 6U);
@@ -74,9 +78,9 @@ TEST_F(ItemBufferTest, RowsOfAColumnTileAreMovedTogether) {
   const std::string bytes = counting_bytes(128 * 64 * 2);
   const auto file = open(bytes);
   const QuantizedTensor tensor = tensor_of({.axis = 0}, 128, 64);
-  ItemBuffer item(memory_for(tensor), tensor, 0, DType::kF16, DType::kF16, 0);
+  ItemBuffer item(memory_for(tensor), tensor, 0, source_, DType::kF16, 0);
 
-  EXPECT_EQ(item.read(*file, source_), bytes.size());
+  EXPECT_EQ(item.read(file, source_), bytes.size());
 
   ASSERT_EQ(item.source().slabs.size(), 1U);
   EXPECT_EQ(item.ranges().size(), 64U);
@@ -88,7 +92,7 @@ TEST_F(ItemBufferTest, ABlockOfACopiedTensorHoldsItsBytes) {
   const auto file = open(bytes);
   ItemBuffer item(memory(ItemBuffer::copy_bytes(5000)), ByteRange{4000, 5000});
 
-  EXPECT_EQ(item.read(*file, source_), 5000U);
+  EXPECT_EQ(item.read(file, source_), 5000U);
 
   EXPECT_EQ(at(item.copied().data(), item.copied().size()), bytes.substr(4000, 5000));
 }
@@ -96,7 +100,7 @@ TEST_F(ItemBufferTest, ABlockOfACopiedTensorHoldsItsBytes) {
 TEST_F(ItemBufferTest, CodesLieAsTheirPlaceInTheFileForDirectWrites) {
   const QuantizedTensor tensor = tensor_of({}, 256, 64);
   for (const std::uint64_t offset : {0U, 8U, 4088U, 4096U, 123456U}) {
-    const ItemBuffer item(memory_for(tensor), tensor, 0, DType::kF16, DType::kF16, offset);
+    const ItemBuffer item(memory_for(tensor), tensor, 0, source_, DType::kF16, offset);
 
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(item.output().codes) % kPage, offset % kPage);
   }
@@ -108,8 +112,8 @@ TEST_F(ItemBufferTest, SourceAndOutputsNeverOverlap) {
     const std::string bytes = counting_bytes(128 * 64 * 2);
     const auto file = open(bytes);
     const QuantizedTensor tensor = tensor_of(spec, 128, 64);
-    ItemBuffer item(memory_for(tensor), tensor, 0, DType::kF16, DType::kF16, 4095);
-    static_cast<void>(item.read(*file, source_));
+    ItemBuffer item(memory_for(tensor), tensor, 0, source_, DType::kF16, 4095);
+    static_cast<void>(item.read(file, source_));
 
     const auto fill = [](std::byte* to, const std::vector<ByteRange>& ranges, std::byte value) {
       for (const ByteRange& range : ranges) to = std::fill_n(to, range.bytes, value);
@@ -141,13 +145,13 @@ TEST_F(ItemBufferTest, AMemoryTooSmallForTheTileIsABug) {
   const QuantizedTensor tensor = tensor_of({}, 256, 64);
 
   test::expect_error(ErrorCode::kInternal, {"too small"},
-                     [&] { const ItemBuffer item(memory(kPage), tensor, 0, DType::kF16, DType::kF16, 0); });
+                     [&] { const ItemBuffer item(memory(kPage), tensor, 0, source_, DType::kF16, 0); });
 }
 
 TEST_F(ItemBufferTest, ReleasedMemoryGoesBackToThePool) {
   const QuantizedTensor tensor = tensor_of({}, 256, 64);
-  BufferPool pool(ItemBuffer::tile_bytes(tensor, 0, DType::kF16, DType::kF16));
-  ItemBuffer item(pool.acquire(pool.budget_bytes()), tensor, 0, DType::kF16, DType::kF16, 0);
+  BufferPool pool(ItemBuffer::tile_bytes(tensor, 0, source_, DType::kF16));
+  ItemBuffer item(pool.acquire(pool.budget_bytes()), tensor, 0, source_, DType::kF16, 0);
   EXPECT_TRUE(pool.try_acquire(1).empty());
 
   item.release();

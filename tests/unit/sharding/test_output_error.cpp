@@ -36,7 +36,7 @@ struct Opened {
   }
 
   const TinyOutput& tiny;
-  HqqOutput output;
+  QuantizedModel output;
   Checkpoint source;
   std::vector<OutputErrorLayer> layers;
   mutable ProgressCounters progress;

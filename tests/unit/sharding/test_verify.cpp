@@ -17,7 +17,7 @@ using ::testing::IsEmpty;
 enum class With { kReport, kSource, kBoth };
 
 VerifyResult verify(const TinyOutput& tiny, With with, VerifyOptions options = {}) {
-  const HqqOutput output(*tiny.fs, tiny.output_path);
+  const QuantizedModel output(*tiny.fs, tiny.output_path);
   std::optional<boost::json::object> report;
   if (with != With::kSource) report = tiny.report;
   std::optional<Checkpoint> source;
@@ -58,7 +58,7 @@ TEST(Verify, TakesTilesApartAsTheyWereWritten) {
   const TinyOutput tiny({{"model.layers.0.a", 2050, 2112, DType::kBF16, rtn},
                          {"model.layers.0.b", 2112, 2050, DType::kBF16, columns},
                          {"model.layers.0.c", 2051, 2112, DType::kBF16, three}});
-  const HqqOutput output(*tiny.fs, tiny.output_path);
+  const QuantizedModel output(*tiny.fs, tiny.output_path);
   for (const StoredLayer& layer : output.layers()) ASSERT_GE(layer.tiles.tile_count(), 2) << layer.module;
 
   const VerifyResult result = verify(tiny, With::kBoth, {.threads = 3, .make_solver = {}});

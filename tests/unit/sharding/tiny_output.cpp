@@ -10,7 +10,7 @@
 #include "io/posix_file_system.h"
 #include "kernels/decode.h"
 #include "sharding/gaussian.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 #include "tests/support/solve_tensor.h"
 
 namespace halfquad::test {

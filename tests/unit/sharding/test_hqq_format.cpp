@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "sharding/hqq_output.h"
+#include "sharding/quantized_model.h"
 #include "tests/support/expect_error.h"
 #include "tests/unit/sharding/tiny_output.h"
 
@@ -23,14 +23,14 @@ void expect_refused(const std::function<void(TinyOutput&)>& damage, std::initial
   TinyOutput tiny(layers);
   damage(tiny);
   tiny.write_output();
-  test::expect_error(ErrorCode::kBadInput, parts, [&] { HqqOutput(*tiny.fs, tiny.output_path); });
+  test::expect_error(ErrorCode::kBadInput, parts, [&] { QuantizedModel(*tiny.fs, tiny.output_path); });
 }
 
-TEST(HqqOutput, ReadsBackWhatEachLayerIs) {
+TEST(HqqFormat, ReadsBackWhatEachLayerIs) {
   const std::vector<test::ModelLayer> layers = test::every_kind_of_layer();
   const TinyOutput tiny(layers, DType::kBF16);
 
-  const HqqOutput output(*tiny.fs, tiny.output_path);
+  const QuantizedModel output(*tiny.fs, tiny.output_path);
 
   ASSERT_EQ(output.layers().size(), layers.size());
   for (const StoredLayer& stored : output.layers()) {
@@ -55,14 +55,14 @@ TEST(HqqOutput, ReadsBackWhatEachLayerIs) {
               testing::UnorderedElementsAre("model.embed_tokens.weight", "model.norm.weight", "model.layers.0.a.bias"));
 }
 
-TEST(HqqOutput, TakesScalarsOfOneElementAndWideIntegers) {
+TEST(HqqFormat, TakesScalarsOfOneElementAndWideIntegers) {
   TinyOutput tiny(one_layer());
   tiny.tensor(key("nbits")).shape = {1};
   tiny.tensor(key("axis")).dtype = DType::kI64;
   tiny.set_value(key("axis"), std::int64_t{1});
   tiny.write_output();
 
-  EXPECT_EQ(HqqOutput(*tiny.fs, tiny.output_path).layers()[0].spec.width, CodeWidth::k4);
+  EXPECT_EQ(QuantizedModel(*tiny.fs, tiny.output_path).layers()[0].spec.width, CodeWidth::k4);
 }
 
 class HqqOutputKey : public testing::TestWithParam<std::string> {};
@@ -103,7 +103,7 @@ INSTANTIATE_TEST_SUITE_P(All, HqqOutputKey,
                                          "encoded_state_dict", "stores_quant_config"),
                          [](const auto& info) { return info.param; });
 
-TEST(HqqOutput, RefusesValuesThatNoLayerHas) {
+TEST(HqqFormat, RefusesValuesThatNoLayerHas) {
   const auto set = [](const std::string& name, auto value) {
     return [=](TinyOutput& tiny) { tiny.set_value(key(name), value); };
   };
@@ -123,7 +123,7 @@ TEST(HqqOutput, RefusesValuesThatNoLayerHas) {
   }
 }
 
-TEST(HqqOutput, RefusesAFractionOtherThan1_58) {
+TEST(HqqFormat, RefusesAFractionOtherThan1_58) {
   const auto damage = [](TinyOutput& tiny) {
     tiny.tensor(key("nbits")).dtype = DType::kF32;
     tiny.set_value(key("nbits"), 2.5F);
@@ -131,7 +131,7 @@ TEST(HqqOutput, RefusesAFractionOtherThan1_58) {
   expect_refused(damage, {kModule, "nbits", "2.5"});
 }
 
-TEST(HqqOutput, RefusesShapesThatDoNotBelongTogether) {
+TEST(HqqFormat, RefusesShapesThatDoNotBelongTogether) {
   const auto shape = [](std::int64_t rows, std::int64_t cols) {
     return [=](TinyOutput& tiny) { tiny.set_value(key("shape"), std::array{rows, cols}); };
   };
@@ -142,12 +142,12 @@ TEST(HqqOutput, RefusesShapesThatDoNotBelongTogether) {
   expect_refused(shape(32, 64), {kModule, "W_q", "[16, 64]"});
 }
 
-TEST(HqqOutput, RefusesAScaleOfAnotherDtypeThanTheZero) {
+TEST(HqqFormat, RefusesAScaleOfAnotherDtypeThanTheZero) {
   const auto damage = [](TinyOutput& tiny) { tiny.tensor(key("zero")).dtype = DType::kBF16; };
   expect_refused(damage, {kModule, "zero", "BF16", "F16"});
 }
 
-TEST(HqqOutput, RefusesNamesThatDoNotFitTheWidth) {
+TEST(HqqFormat, RefusesNamesThatDoNotFitTheWidth) {
   const auto set = [](const std::string& name, const std::string& text) {
     return [=](TinyOutput& tiny) {
       tiny.tensor(key(name)).bytes = text;
@@ -160,12 +160,12 @@ TEST(HqqOutput, RefusesNamesThatDoNotFitTheWidth) {
   expect_refused(set("compute_dtype", std::string(5000, 'x')), {kModule, "compute_dtype", "5000 bytes"});
 }
 
-TEST(HqqOutput, RefusesAModelWithoutQuantizedLayers) {
+TEST(HqqFormat, RefusesAModelWithoutQuantizedLayers) {
   const auto damage = [](TinyOutput& tiny) { tiny.tensors = {test::f32_tensor("model.norm.weight", {1}, {1.0F})}; };
   expect_refused(damage, {"no layer quantized"});
 }
 
-TEST(HqqOutput, RefusesALayerThatIsThereTwice) {
+TEST(HqqFormat, RefusesALayerThatIsThereTwice) {
   const auto damage = [](TinyOutput& tiny) { tiny.tensors.push_back(test::f32_tensor(key("weight"), {1}, {1.0F})); };
   expect_refused(damage, {kModule, "both quantized and as the plain tensor"});
 }

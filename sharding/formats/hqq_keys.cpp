@@ -1,4 +1,4 @@
-#include "sharding/hqq_keys.h"
+#include "sharding/formats/hqq_keys.h"
 
 #include <bit>
 

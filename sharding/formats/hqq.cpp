@@ -1,21 +1,24 @@
-#include "sharding/hqq_output.h"
-
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 #include <set>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
 #include "io/safetensors_header.h"
-#include "runtime/buffer_pool.h"
 #include "runtime/check.h"
 #include "runtime/checked.h"
 #include "runtime/text.h"
-#include "sharding/hqq_keys.h"
+#include "sharding/format.h"
+#include "sharding/formats/hqq_config.h"
+#include "sharding/formats/hqq_keys.h"
 #include "sharding/shape_text.h"
+#include "sharding/stored_layer.h"
 
 namespace halfquad {
 namespace {
@@ -43,9 +46,6 @@ constexpr std::array<std::string_view, 19> kLayerKeys = {"W_q",
                                                          "encoded_state_dict",
                                                          "stores_quant_config"};
 
-// Longer than any scalar, shape or text that a valid layer stores.
-constexpr std::uint64_t kMaxSmallBytes = 64;
-
 struct SplitName {
   std::string_view module, key;
 };
@@ -56,34 +56,10 @@ SplitName split_name(std::string_view name) {
   return {name.substr(0, dot), name.substr(dot + 1)};
 }
 
-/// Reads tensors of a few bytes; every file is opened once.
-class SmallReader {
- public:
-  SmallReader(FileSystem& fs, const Checkpoint& checkpoint)
-      : fs_(fs), checkpoint_(checkpoint), scratch_(pool_.acquire(kMaxSmallBytes + ReadFile::kSlack)) {
-    files_.resize(checkpoint.files().size());
-  }
-
-  std::string read(const SourceTensor& tensor) {
-    auto& file = files_[static_cast<std::size_t>(tensor.file)];
-    if (!file)
-      file = fs_.open_read(checkpoint_.files()[static_cast<std::size_t>(tensor.file)].path, ReadMode::kBuffered);
-    const auto bytes = file->read(tensor.offset, tensor.bytes, scratch_.bytes());
-    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-  }
-
- private:
-  FileSystem& fs_;
-  const Checkpoint& checkpoint_;
-  std::vector<std::unique_ptr<ReadFile>> files_;
-  BufferPool pool_{BufferPool::kAlignment * 4};
-  Buffer scratch_;
-};
-
 /// Checks and decodes the keys of one layer.
 class LayerReader {
  public:
-  LayerReader(const Checkpoint& checkpoint, SmallReader& reader, std::string_view module)
+  LayerReader(const Checkpoint& checkpoint, SmallTensorReader& reader, std::string_view module)
       : checkpoint_(checkpoint), reader_(reader), module_(module) {}
 
   StoredLayer read() {
@@ -113,10 +89,18 @@ class LayerReader {
             .tiles = tiles,
             .codes = index("W_q"),
             .scale = index("scale"),
-            .zero = index("zero")};
+            .zero = index("zero"),
+            .packer = nullptr,
+            .tensors = all()};
   }
 
  private:
+  std::vector<std::size_t> all() const {
+    std::vector<std::size_t> indices;
+    for (const std::string_view key : kLayerKeys) indices.push_back(index(key));
+    return indices;
+  }
+
   [[noreturn]] void fail(std::string_view key, const std::string& what) const {
     const SourceTensor* found = checkpoint_.find(name_of_key(key));
     const std::string file = found == nullptr ? checkpoint_.directory().string()
@@ -139,7 +123,7 @@ class LayerReader {
 
   std::string bytes(std::string_view key) const {
     const SourceTensor& found = tensor(key);
-    if (found.bytes > kMaxSmallBytes) fail(key, fmt::format("{} bytes are too many for such a value", found.bytes));
+    if (found.bytes > SmallTensorReader::kMaxBytes) fail(key, fmt::format("{} bytes are too many for such a value", found.bytes));
     return reader_.read(found);
   }
 
@@ -269,13 +253,9 @@ class LayerReader {
   }
 
   const Checkpoint& checkpoint_;
-  SmallReader& reader_;
+  SmallTensorReader& reader_;
   std::string_view module_;
 };
-
-bool is_layer_key(std::string_view key) {
-  return std::find(kLayerKeys.begin(), kLayerKeys.end(), key) != kLayerKeys.end();
-}
 
 std::vector<std::string_view> quantized_modules(const Checkpoint& checkpoint) {
   std::vector<std::string_view> modules;  // in file order, each once
@@ -288,25 +268,71 @@ std::vector<std::string_view> quantized_modules(const Checkpoint& checkpoint) {
   return modules;
 }
 
+/// The hqq library's own layout: codes packed across the rows of the grouped matrix, and 16 small tensors a layer.
+class HqqFormat final : public Format {
+ public:
+  [[nodiscard]] std::string_view name() const noexcept override { return "hqq"; }
+
+  [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
+                                                   std::int64_t cols) const override {
+    return halfquad::why_not(spec, rows, cols);
+  }
+
+  [[nodiscard]] LayerTensors tensors_of(std::string_view module, const QuantSpec& spec, std::int64_t rows,
+                                        std::int64_t cols, DType stored) const override {
+    const TileGeometry tiles(spec, rows, cols);
+    const auto named = [&](std::string_view key) { return fmt::format("{}.{}", module, key); };
+    const TensorShape scale{named("scale"), stored, hqq_scale_shape(spec, tiles.scale_count())};
+    LayerTensors tensors;
+    tensors.codes = {named("W_q"), hqq_codes_dtype(tiles.packing()), {tiles.packed_rows(), tiles.grouped().cols}};
+    tensors.scale = scale;
+    tensors.zero = {named("zero"), scale.dtype, scale.shape};
+    for (HqqConstant& constant : hqq_constants(spec, rows, cols, stored)) {
+      tensors.constants.push_back(
+          {{named(constant.key), constant.dtype, std::move(constant.shape)}, std::move(constant.bytes)});
+    }
+    return tensors;
+  }
+
+  [[nodiscard]] boost::json::object config(const Checkpoint& checkpoint,
+                                           std::span<const Decision> decisions) const override {
+    return hqq_config(checkpoint, decisions);
+  }
+
+  [[nodiscard]] std::vector<std::string> warnings(const FormatInputs& inputs) const override {
+    std::vector<std::string> warnings;
+    for (const auto& [skipped, module] : skip_conflicts(inputs.checkpoint, inputs.decisions)) {
+      warnings.push_back(fmt::format(
+          "transformers compares names by substring: its skip entry {} would also hide the quantized {}; skip that one "
+          "too, or load the output with another library",
+          halfquad::quoted(skipped), halfquad::quoted(module)));
+    }
+    return warnings;
+  }
+
+  [[nodiscard]] bool made(const Checkpoint& checkpoint) const override {
+    return !quantized_modules(checkpoint).empty();
+  }
+
+  [[nodiscard]] std::vector<StoredLayer> layers(const Checkpoint& checkpoint, SmallTensorReader& reader) const override {
+    std::vector<StoredLayer> layers;
+    for (const std::string_view module : quantized_modules(checkpoint)) {
+      const std::string weight = fmt::format("{}.weight", module);
+      HALFQUAD_REQUIRE(checkpoint.find(weight) == nullptr, kBadInput,
+                       fmt::format("{}: layer {} is there both quantized and as the plain tensor {}",
+                                   halfquad::quoted(checkpoint.directory().string()), halfquad::quoted(module),
+                                   halfquad::quoted(weight)));
+      layers.push_back(LayerReader(checkpoint, reader, module).read());
+    }
+    return layers;
+  }
+};
+
 }  // namespace
 
-HqqOutput::HqqOutput(FileSystem& fs, const std::filesystem::path& path) : checkpoint_(fs, path) {
-  const std::vector<std::string_view> modules = quantized_modules(checkpoint_);
-  HALFQUAD_REQUIRE(!modules.empty(), kBadInput,
-                   fmt::format("{} holds no layer quantized in hqq's layout", halfquad::quoted(path.string())));
-  SmallReader reader(fs, checkpoint_);
-  for (const std::string_view module : modules) {
-    const std::string weight = fmt::format("{}.weight", module);
-    HALFQUAD_REQUIRE(checkpoint_.find(weight) == nullptr, kBadInput,
-                     fmt::format("{}: layer {} is there both quantized and as the plain tensor {}",
-                                 halfquad::quoted(path.string()), halfquad::quoted(module), halfquad::quoted(weight)));
-    layers_.push_back(LayerReader(checkpoint_, reader, module).read());
-  }
-  std::set<std::string_view> quantized(modules.begin(), modules.end());
-  for (std::size_t i = 0; i < checkpoint_.tensors().size(); ++i) {
-    const auto [module, key] = split_name(checkpoint_.tensors()[i].name);
-    if (!(is_layer_key(key) && quantized.contains(module))) plain_.push_back(i);
-  }
+const Format& hqq_format() noexcept {
+  static const HqqFormat kFormat;
+  return kFormat;
 }
 
 }  // namespace halfquad

@@ -1,3 +1,5 @@
+#include "sharding/formats/hqq_config.h"
+
 #include <algorithm>
 #include <cstddef>
 #include <set>
@@ -7,52 +9,10 @@
 #include <utility>
 #include <vector>
 
-#include "sharding/hqq_layout.h"
+#include "sharding/formats/row_format.h"
 
 namespace halfquad {
 namespace {
-
-constexpr std::string_view kLmHead = "lm_head";
-
-/// The spec of most quantized tensors; of equals the one met first.
-QuantSpec most_frequent_spec(std::span<const Decision> decisions) {
-  std::vector<std::pair<QuantSpec, std::size_t>> counts;
-  for (const Decision& decision : decisions) {
-    if (!decision.quantize()) continue;
-    const auto found = std::ranges::find(counts, decision.spec, &std::pair<QuantSpec, std::size_t>::first);
-    if (found == counts.end()) {
-      counts.emplace_back(decision.spec, 1);
-    } else {
-      ++found->second;
-    }
-  }
-  const auto best = std::ranges::max_element(counts, {}, &std::pair<QuantSpec, std::size_t>::second);
-  return best == counts.end() ? QuantSpec{} : best->first;
-}
-
-/// Embeddings and norms are no linear layers: loaders never look for their codes.
-bool needs_skip_entry(const SourceTensor& tensor, const Decision& decision) {
-  if (decision.quantize() || tensor.shape.size() != 2 || !tensor.name.ends_with(".weight")) return false;
-  return decision.keep != KeepReason::kEmbedding && decision.keep != KeepReason::kNorm;
-}
-
-std::vector<std::string> skip_modules(const Checkpoint& checkpoint, std::span<const Decision> decisions) {
-  // A tied lm_head is no tensor of the checkpoint but still a linear layer of the model.
-  bool list_lm_head = true;
-  for (const Decision& decision : decisions) {
-    const std::string_view module = module_of(checkpoint.tensors()[decision.source].name);
-    if (decision.quantize() && module.find(kLmHead) != module.npos) list_lm_head = false;
-  }
-  std::set<std::string> modules;
-  if (list_lm_head) modules.emplace(kLmHead);
-  for (const Decision& decision : decisions) {
-    const SourceTensor& tensor = checkpoint.tensors()[decision.source];
-    if (!needs_skip_entry(tensor, decision)) continue;
-    const std::string_view module = module_of(tensor.name);
-    if (!list_lm_head || module.find(kLmHead) == module.npos) modules.emplace(module);
-  }
-  return {modules.begin(), modules.end()};
-}
 
 boost::json::object weight_quant_params(const QuantSpec& spec) {
   boost::json::object params;
@@ -84,7 +44,7 @@ boost::json::object hqq_config(const Checkpoint& checkpoint, std::span<const Dec
   quant_config["offload_meta"] = false;
 
   boost::json::array skip;
-  for (const std::string& module : skip_modules(checkpoint, decisions)) skip.emplace_back(module);
+  for (const std::string& module : unquantized_modules(checkpoint, decisions)) skip.emplace_back(module);
 
   boost::json::object quantization;
   quantization["quant_config"] = std::move(quant_config);
@@ -98,7 +58,7 @@ boost::json::object hqq_config(const Checkpoint& checkpoint, std::span<const Dec
 
 std::vector<std::pair<std::string, std::string>> skip_conflicts(const Checkpoint& checkpoint,
                                                                 std::span<const Decision> decisions) {
-  const std::vector<std::string> skip = skip_modules(checkpoint, decisions);
+  const std::vector<std::string> skip = unquantized_modules(checkpoint, decisions);
   const std::unordered_set<std::string_view> entries(skip.begin(), skip.end());
   std::set<std::size_t> lengths;
   for (const std::string& entry : skip) lengths.insert(entry.size());

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -12,8 +13,9 @@
 #include <gtest/gtest.h>
 
 #include "io/checkpoint.h"
+#include "io/image_writer.h"
 #include "io/posix_file_system.h"
-#include "io/safetensors_writer.h"
+#include "io/safetensors_header.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/faulty_file_system.h"
 #include "tests/support/temp_dir.h"
@@ -29,15 +31,33 @@ std::vector<TensorEntry> two_tensors() {
   return {{"a", DType::kU8, {5}, 0, 5}, {"empty", DType::kF32, {0}, 5, 5}, {"b", DType::kU8, {2, 3}, 5, 11}};
 }
 
-class SafetensorsWriterTest : public ::testing::Test {
+using Metadata = std::map<std::string, std::string>;
+
+std::vector<ImageWriter::Slot> slots_of(const std::vector<TensorEntry>& tensors) {
+  std::vector<ImageWriter::Slot> slots;
+  for (const TensorEntry& tensor : tensors) slots.push_back({tensor.name, tensor.bytes()});
+  return slots;
+}
+
+ImageWriter create(FileSystem& fs, const std::filesystem::path& path, const std::vector<TensorEntry>& tensors,
+                   const Metadata& metadata) {
+  return {fs, path, safetensors_image(tensors, metadata), slots_of(tensors)};
+}
+
+ImageWriter attach_to(FileSystem& fs, const std::filesystem::path& path, const std::vector<TensorEntry>& tensors,
+                      const Metadata& metadata, const AttachOptions& options = {}) {
+  return ImageWriter::attach(fs, path, safetensors_image(tensors, metadata), slots_of(tensors), options);
+}
+
+class ImageWriterTest : public ::testing::Test {
  protected:
   test::TempDir dir_;
   std::filesystem::path path_ = dir_.path() / "model.safetensors";
   std::unique_ptr<FileSystem> fs_ = make_posix_file_system();
 };
 
-TEST_F(SafetensorsWriterTest, PiecesInAnyOrderFromAnyThreadMakeAReadableFile) {
-  SafetensorsWriter writer(*fs_, path_, two_tensors(), {{"format", "pt"}});
+TEST_F(ImageWriterTest, PiecesInAnyOrderFromAnyThreadMakeAReadableFile) {
+  ImageWriter writer = create(*fs_, path_, two_tensors(), {{"format", "pt"}});
 
   std::thread other([&] { writer.write(2, 3, bytes_of_text("xyz")); });
   writer.write(2, 0, bytes_of_text("uvw"));
@@ -52,22 +72,22 @@ TEST_F(SafetensorsWriterTest, PiecesInAnyOrderFromAnyThreadMakeAReadableFile) {
   EXPECT_EQ(checkpoint.find("b")->offset, checkpoint.find("a")->offset + 5);
 }
 
-TEST_F(SafetensorsWriterTest, HeaderAndLengthAreThereBeforeAnyData) {
-  const SafetensorsWriter writer(*fs_, path_, two_tensors(), {});
+TEST_F(ImageWriterTest, HeaderAndLengthAreThereBeforeAnyData) {
+  const ImageWriter writer = create(*fs_, path_, two_tensors(), {});
 
   EXPECT_EQ(std::filesystem::file_size(path_), writer.file_bytes());
   EXPECT_EQ(Checkpoint(*fs_, path_).tensors().size(), 3U);
 }
 
-TEST_F(SafetensorsWriterTest, AFileWithoutTensorsIsWellFormed) {
-  SafetensorsWriter writer(*fs_, path_, {}, {{"format", "pt"}});
+TEST_F(ImageWriterTest, AFileWithoutTensorsIsWellFormed) {
+  ImageWriter writer = create(*fs_, path_, {}, {{"format", "pt"}});
   writer.finish();
 
   EXPECT_TRUE(Checkpoint(*fs_, path_).tensors().empty());
 }
 
-TEST_F(SafetensorsWriterTest, DataBeyondItsTensorIsRefused) {
-  SafetensorsWriter writer(*fs_, path_, two_tensors(), {});
+TEST_F(ImageWriterTest, DataBeyondItsTensorIsRefused) {
+  ImageWriter writer = create(*fs_, path_, two_tensors(), {});
 
   expect_error(ErrorCode::kInternal, {"3 bytes at offset 3", "output tensor \"a\""},
                [&] { writer.write(0, 3, bytes_of_text("abc")); });
@@ -76,12 +96,12 @@ TEST_F(SafetensorsWriterTest, DataBeyondItsTensorIsRefused) {
 
 constexpr AttachOptions kNow{.mode = WriteMode::kBuffered, .patience = std::chrono::milliseconds(0), .stop = nullptr};
 
-TEST_F(SafetensorsWriterTest, AnAttachedWriterAddsToWhatTheCreatorWrote) {
-  SafetensorsWriter creator(*fs_, path_, two_tensors(), {{"format", "pt"}});
+TEST_F(ImageWriterTest, AnAttachedWriterAddsToWhatTheCreatorWrote) {
+  ImageWriter creator = create(*fs_, path_, two_tensors(), {{"format", "pt"}});
   creator.write(0, 0, bytes_of_text("hello"));
   creator.sync();
 
-  SafetensorsWriter other = SafetensorsWriter::attach(*fs_, path_, two_tensors(), {{"format", "pt"}}, kNow);
+  ImageWriter other = attach_to(*fs_, path_, two_tensors(), {{"format", "pt"}}, kNow);
   EXPECT_EQ(other.file_offset(2), creator.file_offset(2));
   other.write(2, 0, bytes_of_text("uvwxyz"));
   other.finish();
@@ -91,22 +111,22 @@ TEST_F(SafetensorsWriterTest, AnAttachedWriterAddsToWhatTheCreatorWrote) {
   EXPECT_EQ(test::get_file(path_).substr(checkpoint.find("a")->offset), "hellouvwxyz");
 }
 
-TEST_F(SafetensorsWriterTest, AttachingWritesNothing) {
-  SafetensorsWriter(*fs_, path_, two_tensors(), {}).finish();
+TEST_F(ImageWriterTest, AttachingWritesNothing) {
+  create(*fs_, path_, two_tensors(), {}).finish();
   const auto plan = std::make_shared<test::FaultPlan>();
   test::FaultyFileSystem fs(*fs_, plan);
 
-  static_cast<void>(SafetensorsWriter::attach(fs, path_, two_tensors(), {}, kNow));
+  static_cast<void>(attach_to(fs, path_, two_tensors(), {}, kNow));
 
   EXPECT_EQ(plan->log(), (std::vector<std::string>{"kind " + path_.string(), "open_read " + path_.string(),
                                                    "read " + path_.string(), "open_write " + path_.string()}));
 }
 
-TEST_F(SafetensorsWriterTest, AttachingToAnotherJobsFileIsRefusedAtOnce) {
-  const auto attach = [&](std::vector<TensorEntry> tensors) {
-    static_cast<void>(SafetensorsWriter::attach(*fs_, path_, std::move(tensors), {}));  // would wait for 30 s
+TEST_F(ImageWriterTest, AttachingToAnotherJobsFileIsRefusedAtOnce) {
+  const auto attach = [&](const std::vector<TensorEntry>& tensors) {
+    static_cast<void>(attach_to(*fs_, path_, tensors, {}));  // would wait for 30 s
   };
-  SafetensorsWriter(*fs_, path_, two_tensors(), {}).finish();
+  create(*fs_, path_, two_tensors(), {}).finish();
   const std::string before = test::get_file(path_);
   std::vector<TensorEntry> renamed = two_tensors();
   renamed[2].name = "c";
@@ -120,16 +140,16 @@ TEST_F(SafetensorsWriterTest, AttachingToAnotherJobsFileIsRefusedAtOnce) {
   EXPECT_EQ(test::get_file(path_), before);
 }
 
-TEST_F(SafetensorsWriterTest, AttachingWaitsOnlySoLongForWhatDoesNotCome) {
+TEST_F(ImageWriterTest, AttachingWaitsOnlySoLongForWhatDoesNotCome) {
   const auto attach = [&] {
     AttachOptions brief = kNow;
     brief.patience = std::chrono::milliseconds(20);
-    static_cast<void>(SafetensorsWriter::attach(*fs_, path_, two_tensors(), {}, brief));
+    static_cast<void>(attach_to(*fs_, path_, two_tensors(), {}, brief));
   };
 
   expect_error(ErrorCode::kIo, {"model.safetensors\" does not exist, after waiting 20ms"}, attach);
   EXPECT_FALSE(std::filesystem::exists(path_));
-  SafetensorsWriter(*fs_, path_, two_tensors(), {}).finish();
+  create(*fs_, path_, two_tensors(), {}).finish();
   const std::uint64_t bytes = std::filesystem::file_size(path_);
   std::filesystem::resize_file(path_, bytes - 1);
   expect_error(ErrorCode::kIo, {"bytes long and not", "after waiting 20ms", "--fresh"}, attach);
@@ -137,8 +157,8 @@ TEST_F(SafetensorsWriterTest, AttachingWaitsOnlySoLongForWhatDoesNotCome) {
   expect_error(ErrorCode::kIo, {"the header of", "from byte 0 on, after waiting 20ms"}, attach);
 }
 
-TEST_F(SafetensorsWriterTest, AttachingFindsAFileThatAppearsLateAndInSteps) {
-  SafetensorsWriter(*fs_, path_, two_tensors(), {}).finish();
+TEST_F(ImageWriterTest, AttachingFindsAFileThatAppearsLateAndInSteps) {
+  create(*fs_, path_, two_tensors(), {}).finish();
   const std::string whole = test::get_file(path_);
   std::filesystem::remove(path_);
   std::thread creator([&] {
@@ -149,25 +169,25 @@ TEST_F(SafetensorsWriterTest, AttachingFindsAFileThatAppearsLateAndInSteps) {
     }
   });
 
-  EXPECT_NO_THROW(static_cast<void>(SafetensorsWriter::attach(*fs_, path_, two_tensors(), {})));
+  EXPECT_NO_THROW(static_cast<void>(attach_to(*fs_, path_, two_tensors(), {})));
 
   creator.join();
 }
 
-TEST_F(SafetensorsWriterTest, AStopEndsTheWait) {
+TEST_F(ImageWriterTest, AStopEndsTheWait) {
   StopFlag stop;
   stop.request();
   AttachOptions options;
   options.stop = &stop;
 
   expect_error(ErrorCode::kInterrupted, {"interrupted", "model.safetensors"},
-               [&] { static_cast<void>(SafetensorsWriter::attach(*fs_, path_, two_tensors(), {}, options)); });
+               [&] { static_cast<void>(attach_to(*fs_, path_, two_tensors(), {}, options)); });
 }
 
-TEST_F(SafetensorsWriterTest, SyncReportsWhatTheDiskReports) {
+TEST_F(ImageWriterTest, SyncReportsWhatTheDiskReports) {
   const auto plan = std::make_shared<test::FaultPlan>(4);  // create, allocate, write, sync
   test::FaultyFileSystem fs(*fs_, plan);
-  SafetensorsWriter writer(fs, path_, two_tensors(), {});
+  ImageWriter writer = create(fs, path_, two_tensors(), {});
 
   expect_error(ErrorCode::kIo, {"injected fault", "sync"}, [&] { writer.sync(); });
   EXPECT_NO_THROW(writer.sync());

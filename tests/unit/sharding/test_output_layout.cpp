@@ -10,7 +10,7 @@
 
 #include "header_checkpoint.h"
 #include "runtime/error.h"
-#include "sharding/hqq_layout.h"
+#include "sharding/output_layout.h"
 
 namespace halfquad {
 namespace {

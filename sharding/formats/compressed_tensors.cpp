@@ -1,0 +1,182 @@
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "kernels/row_pack.h"
+#include "runtime/check.h"
+#include "runtime/text.h"
+#include "sharding/formats/registry.h"
+#include "sharding/formats/row_format.h"
+#include "sharding/formats/word_rows.h"
+#include "sharding/fused_parts.h"
+#include "sharding/stored_layer.h"
+
+namespace halfquad {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::array kWidths = {CodeWidth::k2, CodeWidth::k3, CodeWidth::k4,
+                                CodeWidth::k5, CodeWidth::k6, CodeWidth::k8};
+constexpr std::array<std::int64_t, 4> kGroups = {16, 32, 64, 128};
+constexpr std::string_view kMethod = "compressed-tensors";
+
+std::string little_endian(std::int64_t first, std::int64_t second) {
+  std::string bytes;
+  for (const std::int64_t value : {first, second}) {
+    for (unsigned shift = 0; shift < 64; shift += 8) {
+      bytes.push_back(static_cast<char>((static_cast<std::uint64_t>(value) >> shift) & 0xFF));
+    }
+  }
+  return bytes;
+}
+
+json::object weights_of(const QuantSpec& spec) {
+  json::object weights{{"num_bits", whole_bits(spec.width)},
+                       {"type", "int"},
+                       {"symmetric", spec.zeros == ZeroKind::kSymmetric}};
+  if (spec.group_size == 0) {
+    weights["group_size"] = nullptr;
+    weights["strategy"] = "channel";
+  } else {
+    weights["group_size"] = spec.group_size;
+    weights["strategy"] = "group";
+  }
+  weights["dynamic"] = false;
+  weights["actorder"] = nullptr;
+  weights["observer"] = nullptr;
+  weights["observer_kwargs"] = json::object();
+  return weights;
+}
+
+json::object group_of(const QuantSpec& spec, json::array targets) {
+  return {{"targets", std::move(targets)},
+          {"input_activations", nullptr},
+          {"output_activations", nullptr},
+          {"format", "pack-quantized"},
+          {"weights", weights_of(spec)}};
+}
+
+/// compressed-tensors "pack-quantized": the door into vLLM.
+class CompressedTensorsFormat final : public Format {
+ public:
+  [[nodiscard]] std::string_view name() const noexcept override { return kMethod; }
+
+  void adapt(QuantSpec& spec) const override {
+    want_whole_zeros(spec);
+  }
+
+  [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
+                                                   std::int64_t cols) const override {
+    return why_not_rows(name(), {kWidths, kGroups, /*whole_rows=*/true}, spec, rows, cols);
+  }
+
+  void settle(const Checkpoint& checkpoint, std::vector<Decision>& decisions) const override {
+    settle_fused_parts(checkpoint, decisions);
+  }
+  [[nodiscard]] const RowPacker* packer() const noexcept override { return &packer_; }
+
+  [[nodiscard]] LayerTensors tensors_of(std::string_view module, const QuantSpec& spec, std::int64_t rows,
+                                        std::int64_t cols, DType stored) const override {
+    const RowShape shape{spec, rows, cols, stored};
+    const int bits = whole_bits(spec.width);
+    const auto named = [&](std::string_view key) { return fmt::format("{}.{}", module, key); };
+    LayerTensors tensors;
+    tensors.codes = {named("weight_packed"), DType::kI32, {rows, bit_stream_words(cols, bits)}};
+    tensors.scale = {named("weight_scale"), stored, {rows, shape.groups_per_row()}};
+    if (spec.zeros != ZeroKind::kSymmetric) {
+      tensors.zero = {named("weight_zero_point"), DType::kI32, {bit_stream_words(rows, bits), shape.groups_per_row()}};
+    }
+    LayerTensors::Constant& extents = tensors.constants.emplace_back();
+    extents.tensor.name = named("weight_shape");
+    extents.tensor.dtype = DType::kI64;
+    extents.tensor.shape = {2};
+    extents.bytes = little_endian(rows, cols);
+    return tensors;
+  }
+
+  [[nodiscard]] json::object config(const Checkpoint& checkpoint, std::span<const Decision> decisions) const override {
+    const QuantSpec usual = most_frequent_spec(decisions);
+    std::vector<std::pair<QuantSpec, json::array>> others;  // with the modules they are for
+    for (const Decision& decision : decisions) {
+      if (!decision.quantize() || decision.spec == usual) continue;
+      auto found = std::ranges::find(others, decision.spec, &std::pair<QuantSpec, json::array>::first);
+      if (found == others.end()) found = others.insert(found, {decision.spec, {}});
+      found->second.emplace_back(module_of(checkpoint.tensors()[decision.source].name));
+    }
+    json::object groups{{"group_0", group_of(usual, {"Linear"})}};
+    for (auto& [spec, modules] : others) {
+      groups[fmt::format("group_{}", groups.size())] = group_of(spec, std::move(modules));
+    }
+    json::array ignore;
+    for (const std::string& module : unquantized_modules(checkpoint, decisions)) ignore.emplace_back(module);
+    json::object config = checkpoint.config().value_or(json::object{});
+    config["quantization_config"] = {{"quant_method", kMethod},
+                                     {"format", "pack-quantized"},
+                                     {"quantization_status", "compressed"},
+                                     {"global_compression_ratio", nullptr},
+                                     {"kv_cache_scheme", nullptr},
+                                     {"ignore", std::move(ignore)},
+                                     {"config_groups", std::move(groups)}};
+    return config;
+  }
+
+  [[nodiscard]] bool made(const Checkpoint& checkpoint) const override {
+    return !modules_with(checkpoint, kPacked).empty();
+  }
+
+  [[nodiscard]] std::vector<StoredLayer> layers(const Checkpoint& checkpoint,
+                                                SmallTensorReader& reader) const override {
+    std::vector<StoredLayer> layers;
+    for (const std::string_view module : modules_with(checkpoint, kPacked)) {
+      layers.push_back(layer(checkpoint, reader, module));
+    }
+    return layers;
+  }
+
+ private:
+  static constexpr std::string_view kPacked = ".weight_packed";
+
+  /// Width and group size follow from the shapes, so that the config's target patterns need not be matched.
+  [[nodiscard]] StoredLayer layer(const Checkpoint& checkpoint, SmallTensorReader& reader,
+                                  std::string_view module) const {
+    const LayerTensorFinder finder(checkpoint, module);
+    const SourceTensor& packed = finder.get("weight_packed");
+    const SourceTensor& scale = finder.get("weight_scale");
+    const SourceTensor& shape = finder.get("weight_shape");
+    if (shape.dtype != DType::kI64 || shape.elements() != 2) finder.fail("weight_shape", "it is not two I64");
+    std::array<std::int64_t, 2> extents{};
+    std::memcpy(extents.data(), reader.read(shape).data(), sizeof extents);
+    const auto [rows, cols] = extents;
+    if (packed.shape.size() != 2 || scale.shape.size() != 2 || rows < 1 || cols < 1 || packed.shape[0] != rows ||
+        scale.shape[1] < 1 || cols % scale.shape[1] != 0) {
+      finder.fail("weight_packed", "its shape, the scale's and weight_shape do not belong together");
+    }
+    QuantSpec spec;
+    const auto width = std::ranges::find_if(
+        kWidths, [&, words = packed.shape[1], count = cols](CodeWidth w) { return bit_stream_words(count, whole_bits(w)) == words; });
+    if (width == kWidths.end()) finder.fail("weight_packed", "its rows have no whole number of bits for a code");
+    spec.width = *width;
+    spec.group_size = scale.shape[1] == 1 ? 0 : cols / scale.shape[1];
+    const bool symmetric = finder.look("weight_zero_point") == nullptr;
+    spec.zeros = symmetric ? ZeroKind::kSymmetric : ZeroKind::kInteger;
+    return stored_row_layer(*this, checkpoint, module, spec, rows, cols, scale.dtype);
+  }
+
+  WordRows packer_{{WordLayout::kRows, WordLayout::kColumnsDown, false, {}}};
+};
+
+}  // namespace
+
+const Format& compressed_tensors_format() noexcept {
+  static const CompressedTensorsFormat kFormat;
+  return kFormat;
+}
+
+}  // namespace halfquad

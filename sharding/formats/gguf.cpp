@@ -1,0 +1,361 @@
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "io/gguf.h"
+#include "io/gguf_types.h"
+#include "kernels/decode.h"
+#include "runtime/check.h"
+#include "runtime/error.h"
+#include "runtime/text.h"
+#include "sharding/formats/gguf_model.h"
+#include "sharding/formats/gguf_rows.h"
+#include "sharding/formats/gguf_tokenizer.h"
+#include "sharding/formats/registry.h"
+#include "sharding/formats/row_format.h"
+#include "sharding/output_layout.h"
+#include "sharding/stored_layer.h"
+
+namespace halfquad {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::array kScaleDTypes = {DType::kF16};
+
+GgufModel model_of(const FormatInputs& inputs) {
+  HALFQUAD_REQUIRE(inputs.checkpoint.config().has_value(), kBadInput,
+                   "the checkpoint has no config.json, from which a GGUF file takes the model's settings");
+  std::vector<GgufSourceTensor> sources;
+  for (const Decision& decision : inputs.decisions) {
+    const SourceTensor& tensor = inputs.checkpoint.tensors()[decision.source];
+    sources.push_back({tensor.name, tensor.shape});
+  }
+  return make_gguf_model(*inputs.checkpoint.config(), sources);
+}
+
+GgufTokenizer tokenizer_of(const FormatInputs& inputs, const GgufModel& model) {
+  const auto text = [&](std::string_view name) -> std::optional<std::string> {
+    const auto found = inputs.texts.find(name);
+    return found == inputs.texts.end() ? std::nullopt : std::optional(found->second);
+  };
+  return make_gguf_tokenizer(*inputs.checkpoint.config(),
+                             {.tokenizer_json = text("tokenizer.json"),
+                              .tokenizer_model = text("tokenizer.model"),
+                              .tokenizer_config = text("tokenizer_config.json"),
+                              .added_tokens = text("added_tokens.json"),
+                              .generation_config = text("generation_config.json"),
+                              .chat_template_jinja = text("chat_template.jinja"),
+                              .chat_template_json = text("chat_template.json")},
+                             model.vocabulary);
+}
+
+RowOrder order_of(const GgufRows& rows) {
+  RowOrder order{RowOrder::Kind::kSame, rows.head_rows, rows.first, rows.count};
+  if (rows.order == GgufRows::Order::kInterleaved) order.kind = RowOrder::Kind::kInterleaved;
+  if (rows.order == GgufRows::Order::kSlice) order.kind = RowOrder::Kind::kSlice;
+  if (rows.order == GgufRows::Order::kTransposedSlice) order.kind = RowOrder::Kind::kTransposedSlice;
+  return order;
+}
+
+std::uint32_t plain_type(DType dtype) {
+  if (dtype == DType::kF16) return ggml_type(GgmlTypeId::kF16).id;
+  return ggml_type(dtype == DType::kBF16 ? GgmlTypeId::kBF16 : GgmlTypeId::kF32).id;
+}
+
+/// Outermost first, as everywhere else here.
+std::vector<std::int64_t> shape_of(const GgufModelTensor& tensor) {
+  return {tensor.dims.rbegin(), tensor.dims.rend()};
+}
+
+/// Adds a tensor of the model to the catalog.
+class GgufFiller {
+ public:
+  GgufFiller(const Format& format, OutputCatalog& catalog, const FormatInputs& inputs)
+      : format_(format), catalog_(catalog), inputs_(inputs) {}
+
+  void add(const GgufModelTensor& tensor) const {
+    catalog_.begin_module(tensor.name);
+    if (!tensor.values.empty()) {
+      std::string bytes(tensor.values.size() * sizeof(float), '\0');
+      std::memcpy(bytes.data(), tensor.values.data(), bytes.size());
+      catalog_.add_constant({tensor.name, DType::kF32, shape_of(tensor)}, std::move(bytes));
+    } else if (quantizes(tensor)) {
+      add_quantized(tensor);
+    } else {
+      add_plain(tensor);
+    }
+  }
+
+ private:
+  [[nodiscard]] const Decision& decision(std::size_t source) const { return inputs_.decisions[source]; }
+  [[nodiscard]] const SourceTensor& source(std::size_t index) const {
+    return inputs_.checkpoint.tensors()[decision(index).source];
+  }
+
+  /// All its parts, in one type, with their rows whole.
+  [[nodiscard]] bool quantizes(const GgufModelTensor& tensor) const {
+    const GgufRows::Order order = tensor.rows.order;
+    if (order != GgufRows::Order::kSame && order != GgufRows::Order::kInterleaved) return false;
+    const QuantSpec& first = decision(tensor.sources.front()).spec;
+    return std::ranges::all_of(tensor.sources, [&](std::size_t index) {
+      return decision(index).quantize() && decision(index).spec == first;
+    });
+  }
+
+  void add_quantized(const GgufModelTensor& tensor) const {
+    const QuantSpec& spec = decision(tensor.sources.front()).spec;
+    const std::vector<std::int64_t>& shape = source(tensor.sources.front()).shape;
+    const RowShape rows{spec, shape[0], shape[1], inputs_.stored};
+    RowCuts cuts = format_.packer()->cuts(rows);
+    TileGeometry::TileRows tile_rows;
+    if (tensor.rows.head_rows > 0) tile_rows.step = std::lcm(tile_rows.step, tensor.rows.head_rows);
+    const TileGeometry first = TileGeometry::of_whole_rows(spec, shape[0], shape[1], cuts, tile_rows);
+    const std::uint64_t part_bytes = cuts.codes.total_bytes();
+    const BlockLayout blocks{part_bytes * tensor.sources.size(), part_bytes, first.code_blocks().block_bytes};
+    std::vector<std::int64_t> stored_shape = shape_of(tensor);
+    stored_shape.back() = static_cast<std::int64_t>(cuts.codes.unit_bytes);
+    const std::size_t codes = catalog_.add_codes({tensor.name, DType::kU8, std::move(stored_shape)}, blocks);
+    for (const std::size_t index : tensor.sources) {
+      catalog_.add_layer({.source = decision(index).source,
+                          .module = std::string(module_of(source(index).name)),
+                          .spec = spec,
+                          .rows = shape[0],
+                          .cols = shape[1],
+                          .tiles = TileGeometry::of_whole_rows(spec, shape[0], shape[1], cuts, tile_rows),
+                          .codes = codes,
+                          .packer = format_.packer(),
+                          .order = order_of(tensor.rows)});
+      cuts.codes.start += part_bytes;
+    }
+  }
+
+  void add_plain(const GgufModelTensor& tensor) const {
+    const SourceTensor& first = source(tensor.sources.front());
+    const bool f32 = tensor.kind == GgufTensorKind::kF32 || first.dtype == DType::kF64;
+    const DType to = f32 ? DType::kF32 : first.dtype;
+    HALFQUAD_REQUIRE(is_float_source(first.dtype), kBadInput,
+                     fmt::format("tensor {} is {}, which GGUF cannot hold", quoted(first.name), name_of(first.dtype)));
+    const bool same = to == first.dtype && tensor.rows.order == GgufRows::Order::kSame && tensor.add == 0;
+    if (same && tensor.sources.size() == 1) {
+      catalog_.add_copy({tensor.name, to, shape_of(tensor)}, decision(tensor.sources.front()).source, first.bytes);
+      return;
+    }
+    Conversion conversion;
+    conversion.to = to;
+    conversion.add = tensor.add;
+    conversion.order = order_of(tensor.rows);
+    const bool vector = first.shape.size() < 2;
+    // A vector that is reordered has its elements for rows.
+    const bool lines = !vector || conversion.order.kind != RowOrder::Kind::kSame;
+    conversion.rows = lines ? first.shape[0] : 1;
+    conversion.cols = first.elements() / std::max<std::int64_t>(1, conversion.rows);
+    std::vector<std::size_t> sources;
+    for (const std::size_t index : tensor.sources) sources.push_back(decision(index).source);
+    catalog_.add_conversion({tensor.name, to, shape_of(tensor)}, std::move(sources), conversion);
+  }
+
+  const Format& format_;
+  OutputCatalog& catalog_;
+  const FormatInputs& inputs_;
+};
+
+/// llama.cpp's file: one tensor of blocks a layer, all experts of a layer in one, and everything about the model in the
+/// header.
+class GgufFormat final : public Format {
+ public:
+  [[nodiscard]] std::string_view name() const noexcept override { return "gguf"; }
+  [[nodiscard]] Container container() const noexcept override { return Container::kGguf; }
+  [[nodiscard]] std::span<const DType> scale_dtypes() const noexcept override { return kScaleDTypes; }
+  [[nodiscard]] bool keeps_order() const noexcept override { return true; }
+
+  void adapt(QuantSpec& spec) const override {
+    spec.round_zero = false;
+    if (spec.width == CodeWidth::k8) spec.zeros = ZeroKind::kSymmetric;  // Q8_0 is the only type of 8 bits
+  }
+
+  [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
+                                                   std::int64_t cols) const override {
+    return why_not_gguf_rows(spec, rows, cols);
+  }
+
+  [[nodiscard]] const RowPacker* packer() const noexcept override { return &gguf_rows(); }
+
+  [[nodiscard]] LayerTensors tensors_of(std::string_view module, const QuantSpec& spec, std::int64_t rows,
+                                        std::int64_t cols, DType stored) const override {
+    LayerTensors tensors;
+    const RowCuts cuts = packer()->cuts({spec, rows, cols, stored});
+    tensors.codes = {fmt::format("{}.weight", module), DType::kU8, {rows, static_cast<std::int64_t>(cuts.codes.unit_bytes)}};
+    return tensors;
+  }
+
+  [[nodiscard]] std::vector<std::string> wanted_texts(const Checkpoint& /*checkpoint*/) const override {
+    return {"tokenizer.json",    "tokenizer.model",        "tokenizer_config.json", "added_tokens.json",
+            "chat_template.jinja", "generation_config.json", "chat_template.json"};
+  }
+
+  void fill(OutputCatalog& catalog, const FormatInputs& inputs) const override {
+    const GgufFiller filler(*this, catalog, inputs);
+    for (const GgufModelTensor& tensor : model_of(inputs).tensors) filler.add(tensor);
+  }
+
+  [[nodiscard]] std::string file_name(std::size_t index, std::size_t count) const override {
+    return count == 1 ? "model.gguf" : fmt::format("model-{:05}-of-{:05}.gguf", index + 1, count);
+  }
+
+  [[nodiscard]] bool too_many_for_one_file(std::span<const TensorEntry> /*entries*/) const override { return false; }
+
+  [[nodiscard]] FileImage image(const FormatInputs& inputs, const OutputLayout& layout,
+                                const OutputFile& file) const override {
+    const GgufModel model = model_of(inputs);
+    GgufHeader header;
+    const bool first = &file == layout.files().data();
+    if (first) {
+      header.keys = model.keys;
+      add_own_keys(header, inputs);
+      for (GgufKey& key : tokenizer_of(inputs, model).keys) header.keys.push_back(std::move(key));
+    }
+    if (layout.files().size() > 1) {
+      const auto number = static_cast<std::uint16_t>(&file - layout.files().data());
+      header.keys.push_back({"split.no", number});
+      header.keys.push_back({"split.count", static_cast<std::uint16_t>(layout.files().size())});
+      header.keys.push_back({"split.tensors.count", static_cast<std::int32_t>(layout.entries().size())});
+    }
+    std::map<std::string_view, const GgufModelTensor*> by_name;
+    for (const GgufModelTensor& tensor : model.tensors) by_name[tensor.name] = &tensor;
+    std::map<std::size_t, const QuantizedTensor*> layers;
+    for (const QuantizedTensor& layer : layout.quantized()) layers[layer.codes] = &layer;
+    for (std::size_t entry = file.begin; entry < file.end; ++entry) {
+      const TensorEntry& tensor = layout.entries()[entry];
+      const auto layer = layers.find(entry);
+      header.tensors.push_back(
+          {tensor.name, by_name.at(tensor.name)->dims,
+           layer == layers.end() ? plain_type(tensor.dtype) : gguf_type_of(layer->second->spec).id, 0});
+    }
+    return gguf_image(header);
+  }
+
+  [[nodiscard]] json::object config(const Checkpoint& checkpoint,
+                                    std::span<const Decision> /*decisions*/) const override {
+    return checkpoint.config().value_or(json::object{});
+  }
+
+  [[nodiscard]] std::vector<std::string> warnings(const FormatInputs& inputs) const override {
+    const GgufModel model = model_of(inputs);
+    std::vector<std::string> warnings = model.warnings;
+    for (std::string& warning : tokenizer_of(inputs, model).warnings) warnings.push_back(std::move(warning));
+    std::map<std::string, std::size_t> dropped;
+    for (const GgufModel::Dropped& one : model.dropped) ++dropped[one.reason];
+    for (const auto& [reason, count] : dropped) {
+      warnings.push_back(fmt::format("{} tensors are not in the GGUF file: {}", count, reason));
+    }
+    return warnings;
+  }
+
+  [[nodiscard]] bool keeps_names() const noexcept override { return false; }
+
+  [[nodiscard]] std::optional<OpenedModel> open(FileSystem& fs, const std::filesystem::path& path) const override {
+    const bool is_file = path.extension() == ".gguf";
+    const std::filesystem::path file_path = is_file ? path : path / "model.gguf";
+    if (!is_file && (fs.kind(path) != FileKind::kDirectory || fs.kind(file_path) != FileKind::kFile)) return std::nullopt;
+    const std::unique_ptr<ReadFile> file = fs.open_read(file_path, ReadMode::kBuffered);
+    const GgufHeader header = read_gguf_header(*file, file_path.string());
+    std::vector<SourceTensor> tensors;
+    for (const GgufTensor& tensor : header.tensors) tensors.push_back(stored_tensor(header, tensor, file_path.string()));
+    OpenedModel opened{
+        Checkpoint::of_parts({file_path.filename().string(), file_path, file->size(), 0}, is_file, std::move(tensors), {}),
+        {}};
+    for (const GgufTensor& tensor : header.tensors) {
+      const std::optional<QuantSpec> spec = spec_of(tensor.type);
+      if (!spec) continue;
+      const std::int64_t cols = tensor.dims[0];
+      opened.layers.push_back(stored_row_layer(*this, opened.checkpoint, module_of(tensor.name), *spec,
+                                               elements_of(tensor) / cols, cols, DType::kF16));
+    }
+    return opened;
+  }
+
+  [[nodiscard]] bool made(const Checkpoint& /*checkpoint*/) const override { return false; }
+  [[nodiscard]] std::vector<StoredLayer> layers(const Checkpoint& /*checkpoint*/,
+                                                SmallTensorReader& /*reader*/) const override {
+    return {};
+  }
+
+ private:
+  static std::int64_t elements_of(const GgufTensor& tensor) {
+    return std::accumulate(tensor.dims.begin(), tensor.dims.end(), std::int64_t{1}, std::multiplies<>());
+  }
+
+  /// Of a type of blocks that these outputs have.
+  static std::optional<QuantSpec> spec_of(std::uint32_t type) {
+    for (const CodeWidth width : {CodeWidth::k4, CodeWidth::k5, CodeWidth::k8}) {
+      for (const ZeroKind zeros : {ZeroKind::kFloat, ZeroKind::kSymmetric}) {
+        QuantSpec spec;
+        spec.width = width;
+        spec.zeros = width == CodeWidth::k8 ? ZeroKind::kSymmetric : zeros;
+        spec.group_size = 32;
+        if (gguf_type_of(spec).id == type) return spec;
+      }
+    }
+    return std::nullopt;
+  }
+
+  static SourceTensor stored_tensor(const GgufHeader& header, const GgufTensor& tensor, const std::string& file) {
+    SourceTensor stored;
+    stored.name = tensor.name;
+    stored.offset = header.data_start + tensor.offset;
+    stored.bytes = tensor.bytes();
+    stored.shape.assign(tensor.dims.rbegin(), tensor.dims.rend());
+    if (spec_of(tensor.type)) {
+      const std::int64_t rows = elements_of(tensor) / tensor.dims[0];
+      stored.dtype = DType::kU8;
+      stored.shape = {rows, static_cast<std::int64_t>(stored.bytes) / rows};
+    } else if (tensor.type == ggml_type(GgmlTypeId::kF32).id) {
+      stored.dtype = DType::kF32;
+    } else if (tensor.type == ggml_type(GgmlTypeId::kF16).id) {
+      stored.dtype = DType::kF16;
+    } else if (tensor.type == ggml_type(GgmlTypeId::kBF16).id) {
+      stored.dtype = DType::kBF16;
+    } else {
+      const GgmlType* type = find_ggml_type(tensor.type);
+      throw Error(ErrorCode::kBadInput, fmt::format("{}: tensor {} is of type {}, which halfquad does not write", quoted(file),
+                                                    quoted(tensor.name), type == nullptr ? "unknown" : type->name));
+    }
+    return stored;
+  }
+
+  /// From the config alone: the folder may have another name on another node.
+  static std::string model_name(const json::object& config) {
+    for (const char* key : {"_name_or_path", "model_type"}) {
+      const json::value* value = config.if_contains(key);
+      if (value == nullptr || !value->is_string() || value->get_string().empty()) continue;
+      const std::string text(value->get_string());
+      const std::string last = text.substr(text.find_last_of('/') + 1);
+      if (!last.empty()) return last;
+    }
+    return "model";
+  }
+
+  static void add_own_keys(GgufHeader& header, const FormatInputs& inputs) {
+    header.keys.push_back({"general.name", model_name(*inputs.checkpoint.config())});
+    header.keys.push_back({"general.file_type", gguf_file_type(most_frequent_spec(inputs.decisions))});
+    header.keys.push_back({"general.quantization_version", std::uint32_t{2}});
+  }
+};
+
+}  // namespace
+
+const Format& gguf_format() noexcept {
+  static const GgufFormat kFormat;
+  return kFormat;
+}
+
+}  // namespace halfquad

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "io/safetensors_header.h"
+#include "sharding/conversion.h"
+#include "sharding/format.h"
+#include "sharding/rules.h"
+#include "sharding/tiles.h"
+
+namespace halfquad {
+
+/// What one tensor of the output file holds.
+struct OutputTensor {
+  enum class Kind : std::uint8_t { kCopy, kConvert, kConstant, kCodes, kScale, kZero };
+  Kind kind = Kind::kCopy;
+  std::size_t source = 0;            ///< kCopy: index into Checkpoint::tensors().
+  std::vector<std::size_t> sources;  ///< kConvert: one behind the other.
+  Conversion conversion;             ///< kConvert: of each of them.
+  std::string constant;              ///< kConstant: the bytes.
+  BlockLayout blocks;                ///< How its checksum is cut.
+  std::size_t file = 0;              ///< Index into OutputLayout::files().
+};
+
+/// One quantized linear layer: its source, its spec, its tiles and its data tensors in the output.
+struct QuantizedTensor {
+  static constexpr std::size_t kNoEntry = static_cast<std::size_t>(-1);
+
+  std::size_t source = 0;
+  std::string module;
+  QuantSpec spec;
+  std::int64_t rows = 0, cols = 0;
+  TileGeometry tiles;
+  /// Indices into OutputLayout::entries(). kNoEntry where the format has none.
+  std::size_t codes = 0, scale = kNoEntry, zero = kNoEntry;
+  const RowPacker* packer = nullptr;  ///< Null: hqq's own layout.
+  RowOrder order = {};                ///< Of its rows in the output.
+};
+
+/// The tensors of an output before their place in the files is known.
+class OutputCatalog {
+ public:
+  /// Tensors of one module stay in one file. Modules are numbered in the order they are begun.
+  void begin_module(std::string_view name);
+
+  void add_copy(TensorShape tensor, std::size_t source, std::uint64_t bytes);
+  /// `sources`, each [conversion.rows, conversion.cols], become one tensor.
+  void add_conversion(TensorShape tensor, std::vector<std::size_t> sources, const Conversion& conversion);
+  void add_constant(TensorShape tensor, std::string bytes);
+  /// A layer that has its tensors for itself.
+  void add_layer(const Format& format, std::size_t source, const SourceTensor& tensor, const QuantSpec& spec,
+                 DType stored);
+  /// A tensor that several layers fill, or one whose rows change places: `layer.codes` is set to it.
+  std::size_t add_codes(TensorShape tensor, const BlockLayout& blocks);
+  void add_layer(QuantizedTensor layer) { quantized_.push_back(std::move(layer)); }
+
+ private:
+  friend class OutputLayout;
+
+  std::size_t add(TensorShape tensor, OutputTensor content);
+  std::size_t add_part(OutputTensor::Kind kind, const std::optional<TensorShape>& tensor, const BlockLayout& blocks);
+
+  std::vector<TensorEntry> entries_;  // `end` is the size so far
+  std::vector<OutputTensor> contents_;
+  std::vector<std::size_t> modules_;  // of each entry
+  std::map<std::string, std::size_t, std::less<>> module_numbers_;
+  std::size_t module_ = 0;  // of what is added next
+  std::vector<QuantizedTensor> quantized_;
+};
+
+}  // namespace halfquad
