@@ -40,8 +40,8 @@ class BlockDigest {
  public:
   explicit BlockDigest(const BlockLayout& layout);
 
-  /// `data` begins at `offset` inside the tensor and covers whole blocks (@pre !layout().across_runs). Safe from several threads for disjoint
-  /// ranges.
+  /// `data` begins at `offset` inside the tensor and covers whole blocks (@pre !layout().across_runs). Safe from
+  /// several threads for disjoint ranges.
   void add(std::uint64_t offset, std::span<const std::byte> data);
   /// Puts in what hash() gave for block number `block` (BlockLayout::block_at), somewhere else or in an earlier run.
   /// Safe from several threads for different blocks. Throws kInternal when there is no such block.

@@ -37,7 +37,8 @@ std::optional<Difference> find_difference(ReadFile& file, const FileImage::Fixed
     const std::string_view part = std::string_view(wanted.bytes).substr(done, kPiece);
     const std::span<std::byte> bytes = file.read(wanted.offset + done, part.size(), scratch.bytes());
     const std::string_view found(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    const auto at = static_cast<std::size_t>(std::mismatch(part.begin(), part.end(), found.begin()).first - part.begin());
+    const auto at =
+        static_cast<std::size_t>(std::mismatch(part.begin(), part.end(), found.begin()).first - part.begin());
     // The length arrives before the bytes do; until then they read as zeros.
     if (at < part.size()) {
       return Difference{wanted.offset + done + at, found.find_first_not_of('\0', at) == std::string_view::npos};
@@ -94,7 +95,8 @@ void await_file(FileSystem& fs, const Path& path, const FileImage& image, const 
 
 }  // namespace
 
-ImageWriter::ImageWriter(FileImage image, std::vector<Slot> slots) : image_(std::move(image)), slots_(std::move(slots)) {
+ImageWriter::ImageWriter(FileImage image, std::vector<Slot> slots)
+    : image_(std::move(image)), slots_(std::move(slots)) {
   HALFQUAD_REQUIRE(image_.offsets.size() == slots_.size(), kInternal, "a file's image and its tensors do not agree");
 }
 

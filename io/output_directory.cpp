@@ -117,10 +117,9 @@ void OutputDirectory::check_target(Overwrite overwrite) const {
                    fmt::format("{} exists and is not a {}; remove it or choose another name", shown(out_),
                                single_ ? "file" : "directory"));
   const Path real = fs_.canonical(out_);
-  HALFQUAD_REQUIRE(
-      real == fs_.canonical(parent_) / out_.filename(), kUsage,
-      fmt::format("{} is a symbolic link; give the {} it stands for, {}", shown(out_), single_ ? "file" : "directory",
-                  shown(real)));
+  HALFQUAD_REQUIRE(real == fs_.canonical(parent_) / out_.filename(), kUsage,
+                   fmt::format("{} is a symbolic link; give the {} it stands for, {}", shown(out_),
+                               single_ ? "file" : "directory", shown(real)));
   HALFQUAD_REQUIRE(overwrite == Overwrite::kYes, kUsage,
                    shown(out_) + " exists; choose another name or pass --overwrite to replace it");
   if (single_) return;

@@ -53,10 +53,10 @@ class OutputDirectory {
   [[nodiscard]] const std::filesystem::path& final_path() const noexcept { return out_; }
   /// Removes OUT.partial: for a job that ended in an error which a rerun would not continue.
   void discard();
-  /// Syncs the directory, puts it (of a SingleFile: these files) under its final name and removes kPrivateFolder from it. Whoever dies in between
-  /// leaves either what a rerun continues or the complete output, whose kPrivateFolder the next run removes. An OUT
-  /// that was to be overwritten disappears in the same step where the file system can exchange names, otherwise moments
-  /// before.
+  /// Syncs the directory, puts it (of a SingleFile: these files) under its final name and removes kPrivateFolder from
+  /// it. Whoever dies in between leaves either what a rerun continues or the complete output, whose kPrivateFolder the
+  /// next run removes. An OUT that was to be overwritten disappears in the same step where the file system can exchange
+  /// names, otherwise moments before.
   /// @pre every file in it has been synced and closed.
   void commit();
 

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
-#include "io/file_system.h"
 #include "io/file_image.h"
+#include "io/file_system.h"
 #include "runtime/dtype.h"
 
 namespace halfquad {

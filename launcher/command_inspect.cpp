@@ -44,9 +44,20 @@ bool has_quantized_layers(const Checkpoint& checkpoint) {
   return std::ranges::any_of(formats(), [&](const Format* format) { return format->made(checkpoint); });
 }
 
+/// An output in a container that only a format knows.
+bool is_other_container(FileSystem& fs, const std::string& path) {
+  return std::ranges::any_of(formats(), [&](const Format* format) { return format->open(fs, path).has_value(); });
+}
+
 Contents read_contents(FileSystem& fs, const std::string& path) {
+  if (is_other_container(fs, path)) {
+    QuantizedModel output(fs, path);
+    Checkpoint checkpoint = output.checkpoint();
+    return {std::move(checkpoint), {}, std::move(output), {}};
+  }
   Contents contents{Checkpoint(fs, path), {}, {}, {}};
   for (const SourceFile& file : contents.checkpoint.files()) {
+    if (!file.name.ends_with(".safetensors")) continue;
     const auto opened = fs.open_read(file.path, ReadMode::kBuffered);
     contents.metadata.merge(read_safetensors_header(*opened, file.name).metadata);
   }
@@ -80,7 +91,7 @@ std::string inspect_text(const Contents& contents) {
   }
   std::string text = table.text(0);
   if (contents.output) text += "\n" + layers_text(*contents.output);
-  if (!contents.defect.empty()) text += fmt::format("\nnot a complete hqq output: {}\n", contents.defect);
+  if (!contents.defect.empty()) text += fmt::format("\nnot a complete output: {}\n", contents.defect);
   text += '\n';
   for (const auto& [key, value] : contents.metadata)
     text += fmt::format("metadata {} = {}\n", quoted(key), quoted(value));

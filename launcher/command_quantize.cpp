@@ -80,10 +80,9 @@ struct NamedContainer {
   std::string_view extension;
   Container container;
 };
-constexpr std::array kNamedContainers = {NamedContainer{".gguf", Container::kGguf},
-                                         NamedContainer{".h5", Container::kHdf5},
-                                         NamedContainer{".hdf5", Container::kHdf5},
-                                         NamedContainer{".safetensors", Container::kSafetensors}};
+constexpr std::array kNamedContainers = {
+    NamedContainer{".gguf", Container::kGguf}, NamedContainer{".h5", Container::kHdf5},
+    NamedContainer{".hdf5", Container::kHdf5}, NamedContainer{".safetensors", Container::kSafetensors}};
 
 /// An OUT with the extension of a container is that one file; without --format it also names the format.
 bool names_single_file(const std::string& out, SpecOptions& spec) {
@@ -138,7 +137,8 @@ void write_rest(const Context& context, const Job& job, const QuantizeOptions& o
                 const std::vector<std::string>& command, const RunResult& result, OutputDirectory& out,
                 RunFacts& facts) {
   if (job.checkpoint.config() && !options.single_file) {
-    write_text(context.fs, out.path_of(kConfigName), pretty_json(job.layout.format().config(job.checkpoint, job.decisions)));
+    write_text(context.fs, out.path_of(kConfigName),
+               pretty_json(job.layout.format().config(job.checkpoint, job.decisions)));
   }
   if (const std::string index = index_text(job.layout); !index.empty() && !options.single_file) {
     write_text(context.fs, out.path_of(kIndexName), index);
@@ -297,7 +297,9 @@ Command add_quantize(CLI::App& root, const Context& context, const std::vector<s
   app->add_option("MODEL", options->model, "Checkpoint: a Hugging Face directory or one .safetensors file")
       ->required()
       ->type_name("");
-  app->add_option("OUT", options->out, "Directory to create, or one .gguf, .h5 or .safetensors file")->required()->type_name("");
+  app->add_option("OUT", options->out, "Directory to create, or one .gguf, .h5 or .safetensors file")
+      ->required()
+      ->type_name("");
   app->add_flag("--overwrite", options->overwrite, "Replace OUT once the new output is complete");
   app->add_flag("--fresh", options->fresh, "Discard what an interrupted run finished instead of continuing it");
   add_spec_options(*app, options->spec);

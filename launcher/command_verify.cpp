@@ -145,10 +145,11 @@ void run_verify(const Context& context, const VerifyCommandOptions& options) {
                    "--devices needs --activations: GPUs only multiply for the errors of outputs");
   check_device_options(options.activations.devices);
   const QuantizedModel output(context.fs, options.output);
-  HALFQUAD_REQUIRE(options.source.empty() || output.format().keeps_names(), kUsage,
-                   fmt::format("--source: the tensors of a {} output have names of its own; verify it without --source, "
-                               "by its checksums",
-                               output.format().name()));
+  HALFQUAD_REQUIRE(
+      options.source.empty() || output.format().keeps_names(), kUsage,
+      fmt::format("--source: the tensors of a {} output have names of its own; verify it without --source, "
+                  "by its checksums",
+                  output.format().name()));
   const std::optional<json::object> report = read_report(context.fs, output.checkpoint());
   std::optional<Checkpoint> source;
   if (!options.source.empty()) source = open_source(context.fs, options.source);

@@ -25,11 +25,11 @@ void add_quantized(Inventory& inventory, const SourceTensor& tensor, const Quant
   auto found = std::find_if(inventory.specs.begin(), inventory.specs.end(),
                             [&](const SpecGroup& group) { return group.spec == quantized.spec; });
   if (found == inventory.specs.end()) found = inventory.specs.insert(found, SpecGroup{quantized.spec});
-  const auto entries = layout.entries();
-  std::uint64_t output = 0;
-  for (const std::size_t part : {quantized.codes, quantized.scale, quantized.zero}) {
-    if (part != QuantizedTensor::kNoEntry) output += entries[part].bytes();
-  }
+  // Not the entries' sizes: one tensor can hold many layers.
+  const std::int64_t stored_bytes = bytes_of(layout.stored());
+  const std::uint64_t output = quantized.tiles.code_blocks().total_bytes +
+                               quantized.tiles.scale_blocks(stored_bytes).total_bytes +
+                               quantized.tiles.zero_blocks(stored_bytes).total_bytes;
   const auto weights = static_cast<std::uint64_t>(quantized.rows * quantized.cols);
   ++found->tensors;
   found->weights += weights;
@@ -37,6 +37,15 @@ void add_quantized(Inventory& inventory, const SourceTensor& tensor, const Quant
   found->output_bytes += output;
   inventory.weights += weights;
   inventory.quantized_output_bytes += output;
+}
+
+/// Of tensors as they lie in the files, which are all there is where some have to be decoded.
+std::uint64_t stored_bytes(const Checkpoint& checkpoint) {
+  const auto decoded = [](const SourceTensor& tensor) { return tensor.decoder != nullptr; };
+  if (std::ranges::none_of(checkpoint.tensors(), decoded)) return checkpoint.tensor_bytes();
+  std::uint64_t bytes = 0;
+  for (const SourceFile& file : checkpoint.files()) bytes += file.bytes;
+  return bytes;
 }
 
 }  // namespace
@@ -54,7 +63,7 @@ std::size_t Inventory::quantized_tensors() const noexcept {
 Inventory take_inventory(const Checkpoint& checkpoint, std::span<const Decision> decisions,
                          const OutputLayout& layout) {
   Inventory inventory;
-  inventory.source_bytes = checkpoint.tensor_bytes();
+  inventory.source_bytes = stored_bytes(checkpoint);
   const auto tensors = checkpoint.tensors();
   for (const Decision& decision : decisions) {
     if (!decision.quantize()) add_kept(inventory, tensors[decision.source], decision.keep);

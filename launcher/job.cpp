@@ -83,8 +83,8 @@ Job prepare_job(const Context& context, const std::filesystem::path& model, cons
 
 std::vector<std::string> job_warnings(const Job& job) {
   std::vector<std::string> warnings = shape_warnings(job.checkpoint, job.decisions);
-  const std::vector<std::string> of_format = job.layout.format().warnings(
-      {job.checkpoint, job.decisions, job.layout.stored(), job.texts});
+  const std::vector<std::string> of_format =
+      job.layout.format().warnings({job.checkpoint, job.decisions, job.layout.stored(), job.texts});
   warnings.insert(warnings.end(), of_format.begin(), of_format.end());
   if (warnings.size() > kWarningsShown) {
     const std::size_t more = warnings.size() - kWarningsShown;

@@ -78,7 +78,8 @@ void Conversion::apply(const Block& block, std::span<const float> weights, std::
       continue;
     }
     for (std::int64_t col = 0; col < cols; ++col) {
-      for (std::int64_t row = 0; row < order.count; ++row) line[static_cast<std::size_t>(row)] = slice[row * cols + col];
+      for (std::int64_t row = 0; row < order.count; ++row)
+        line[static_cast<std::size_t>(row)] = slice[row * cols + col];
       put(at + col * order.count, order.count);
     }
   }

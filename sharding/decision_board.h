@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "kernels/solver.h"
-#include "sharding/output_layout.h"
 #include "sharding/item_record.h"
+#include "sharding/output_layout.h"
 
 namespace halfquad {
 

@@ -224,7 +224,7 @@ boost::json::object dequantized_config(const QuantizedModel& output, DType dtype
   boost::json::object config;
   if (output.checkpoint().config()) config = *output.checkpoint().config();
   config.erase("quantization_config");
-  config.erase("quantization");  // MLX
+  config.erase("quantization");    // MLX
   if (config.contains("dtype")) {  // the name since transformers 4.56
     config["dtype"] = torch_name(dtype);
   } else {

@@ -39,9 +39,7 @@ void Format::fill(OutputCatalog& catalog, const FormatInputs& inputs) const {
   }
 }
 
-std::map<std::string, std::string> Format::metadata(const FormatInputs& /*inputs*/) const {
-  return {{"format", "pt"}};
-}
+std::map<std::string, std::string> Format::metadata(const FormatInputs& /*inputs*/) const { return {{"format", "pt"}}; }
 
 std::string Format::file_name(std::size_t index, std::size_t count) const {
   return count == 1 ? kWeightsName : fmt::format("model-{:05}-of-{:05}.safetensors", index + 1, count);
@@ -56,8 +54,9 @@ FileImage Format::image(const FormatInputs& inputs, const OutputLayout& layout, 
 }
 
 std::span<const Format* const> formats() {
-  static const std::array kFormats = {&hqq_format(), &mlx_format(), &compressed_tensors_format(),
-                                     &torchao_format(), &awq_format(), &gptq_format(), &gguf_format(), &hdf5_format()};
+  static const std::array kFormats = {&hqq_format(),     &mlx_format(), &compressed_tensors_format(),
+                                      &torchao_format(), &awq_format(), &gptq_format(),
+                                      &gguf_format(),    &hdf5_format()};
   return kFormats;
 }
 

@@ -63,8 +63,8 @@ struct FormatInputs {
   const SourceTexts& texts;    ///< Of Format::wanted_texts(), those that are there.
 };
 
-/// A kind of output that engines load: which tensors stand for a layer, how their bytes come about, and what the model's
-/// config.json says of them. One object a format, for all threads; find it with format_named().
+/// A kind of output that engines load: which tensors stand for a layer, how their bytes come about, and what the
+/// model's config.json says of them. One object a format, for all threads; find it with format_named().
 class Format {
  public:
   virtual ~Format() = default;

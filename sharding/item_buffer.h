@@ -26,8 +26,7 @@ class ItemBuffer {
   /// A block of a copied tensor.
   ItemBuffer(Buffer memory, ByteRange block);
   /// A block of a converted one, which read() converts.
-  ItemBuffer(Buffer memory, const Conversion& conversion, const Conversion::Block& block,
-             const SourceTensor& source);
+  ItemBuffer(Buffer memory, const Conversion& conversion, const Conversion::Block& block, const SourceTensor& source);
 
   /// Bytes the two kinds of item need.
   [[nodiscard]] static std::uint64_t tile_bytes(const QuantizedTensor& tensor, std::int64_t tile,

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "io/block_digest.h"
-#include "sharding/output_layout.h"
 #include "sharding/item_record.h"
+#include "sharding/output_layout.h"
 #include "sharding/plan.h"
 
 namespace halfquad {

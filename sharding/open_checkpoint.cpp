@@ -18,8 +18,8 @@ OpenCheckpoint::OpenCheckpoint(FileSystem& fs, const Checkpoint& checkpoint, Rea
   for (const SourceFile& file : checkpoint.files()) files_.push_back(fs.open_read(file.path, mode));
 }
 
-void gather_ranges(ReadFile& file, std::uint64_t start, std::span<const ByteRange> ranges,
-                   std::span<std::byte> scratch, std::byte* out) {
+void gather_ranges(ReadFile& file, std::uint64_t start, std::span<const ByteRange> ranges, std::span<std::byte> scratch,
+                   std::byte* out) {
   for (const ByteRange& range : ranges) {
     for (std::uint64_t done = 0; done < range.bytes;) {
       const std::uint64_t bytes = std::min(kMaxReadBytes, range.bytes - done);

@@ -37,8 +37,8 @@ class OpenCheckpoint {
 
 /// Copies `ranges`, which count from `start` in the file, back to back to `out`. `scratch`:
 /// OpenCheckpoint::kScratchBytes, page-aligned.
-void gather_ranges(ReadFile& file, std::uint64_t start, std::span<const ByteRange> ranges,
-                   std::span<std::byte> scratch, std::byte* out);
+void gather_ranges(ReadFile& file, std::uint64_t start, std::span<const ByteRange> ranges, std::span<std::byte> scratch,
+                   std::byte* out);
 
 /// `error`, which names file and offset, with the tensor whose reading met it.
 [[nodiscard]] Error while_reading(const SourceTensor& tensor, const Error& error);

@@ -9,8 +9,8 @@
 
 #include "io/file_system.h"
 #include "runtime/stop_flag.h"
-#include "sharding/output_layout.h"
 #include "sharding/item_record.h"
+#include "sharding/output_layout.h"
 #include "sharding/plan.h"
 
 namespace halfquad {

@@ -9,8 +9,9 @@
 namespace halfquad {
 
 /// How a tensor of the output that holds something of every row of a layer is cut by these rows. It consists of equal
-/// runs, one after another; in each, every `unit_rows` rows of the layer have `unit_bytes`, and the last unit, which may
-/// stand for fewer rows, may be shorter. One run: a tensor that has the layer's rows as rows. Many: a transposed one.
+/// runs, one after another; in each, every `unit_rows` rows of the layer have `unit_bytes`, and the last unit, which
+/// may stand for fewer rows, may be shorter. One run: a tensor that has the layer's rows as rows. Many: a transposed
+/// one.
 struct RowCut {
   std::int64_t runs = 0;  ///< 0: the format has no such tensor.
   std::uint64_t run_bytes = 0;

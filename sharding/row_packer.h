@@ -65,7 +65,8 @@ class RowPacker {
   [[nodiscard]] virtual RowCuts cuts(const RowShape& shape) const noexcept = 0;
   /// Rows that a tile holds at least: more where the layer lies transposed, so that it is not written in crumbs.
   [[nodiscard]] virtual std::int64_t least_tile_rows() const noexcept { return TileGeometry::kRowStep; }
-  /// @pre the rows begin at a multiple of TileGeometry::kRowStep of the layer and end at one, or at its end; so for unpack().
+  /// @pre the rows begin at a multiple of TileGeometry::kRowStep of the layer and end at one, or at its end; so for
+  /// unpack().
   virtual void pack(const RowShape& shape, const StoredRows& rows, const RowPlaces<std::byte>& out) const = 0;
   virtual void unpack(const RowShape& shape, const RowPlaces<const std::byte>& in, const LoadedRows& rows) const = 0;
 };

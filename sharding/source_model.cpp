@@ -79,8 +79,7 @@ class RowDecoder final : public TensorDecoder {
       return part;
     };
     const RowSources sources = sources_of_rows(tensor_, rows);
-    const std::span<std::byte> decoded =
-        take(static_cast<std::uint64_t>(rows.end - rows.begin) * decoded_row_bytes());
+    const std::span<std::byte> decoded = take(static_cast<std::uint64_t>(rows.end - rows.begin) * decoded_row_bytes());
     const std::span<std::byte> data = take(total_bytes(sources.data));
     const std::span<std::byte> scale = take(total_bytes(sources.scale));
     const std::span<std::byte> zero = take(total_bytes(sources.zero));
@@ -103,8 +102,8 @@ class RowDecoder final : public TensorDecoder {
     for (const ByteRange& range : ranges) {
       for (std::uint64_t done = 0; done < range.bytes;) {
         const std::uint64_t bytes = std::min(most, range.bytes - done);
-        const auto read = files[static_cast<std::size_t>(stored.file)]->read(stored.offset + range.offset + done, bytes,
-                                                                             aligned);
+        const auto read =
+            files[static_cast<std::size_t>(stored.file)]->read(stored.offset + range.offset + done, bytes, aligned);
         std::memcpy(to, read.data(), read.size());
         to += bytes;
         done += bytes;

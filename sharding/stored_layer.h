@@ -26,7 +26,7 @@ struct StoredLayer {
   TileGeometry tiles;
   /// Indices into Checkpoint::tensors() of the output. kNoTensor where the format has none.
   std::size_t codes = 0, scale = kNoTensor, zero = kNoTensor;
-  const RowPacker* packer = nullptr;  ///< Null: hqq's own layout.
+  const RowPacker* packer = nullptr;      ///< Null: hqq's own layout.
   std::vector<std::size_t> tensors = {};  ///< All that belong to it.
 
   [[nodiscard]] RowShape shape() const { return {spec, rows, cols, stored}; }

@@ -7,9 +7,9 @@
 
 #include "kernels/solver.h"
 #include "sharding/decision_board.h"
-#include "sharding/output_layout.h"
 #include "sharding/item_buffer.h"
 #include "sharding/item_record.h"
+#include "sharding/output_layout.h"
 
 namespace halfquad {
 

@@ -156,8 +156,8 @@ bool TileSolver::solve_whole_rows(const Job& job, std::int64_t begin, std::int64
     throw_unstorable(job, "scale or what is stored beside it");
   }
   SolveStats again;
-  solver_->encode_groups(block, tensor.spec.width, {grid_.inverse.data(), grid_.scale.data(), grid_.zero.data()}, target,
-                         again);
+  solver_->encode_groups(block, tensor.spec.width, {grid_.inverse.data(), grid_.scale.data(), grid_.zero.data()},
+                         target, again);
   if (again.nonfinite) return false;
   stats.final_error = again.final_error;
 
@@ -169,9 +169,10 @@ bool TileSolver::solve_whole_rows(const Job& job, std::int64_t begin, std::int64
   };
   const RowCuts& cuts = tiles.cuts();
   if (tensor.order.kind != RowOrder::Kind::kSame) return pack_reordered(job, begin, end, output);
-  tensor.packer->pack({tensor.spec, tensor.rows, tensor.cols, job.stored},
-                      {groups / tiles.groups_per_row(), codes_.data(), grid_.scale.data(), grid_.second.data()},
-                      {place(cuts.codes, output.codes), place(cuts.scale, output.scale), place(cuts.zero, output.zero)});
+  tensor.packer->pack(
+      {tensor.spec, tensor.rows, tensor.cols, job.stored},
+      {groups / tiles.groups_per_row(), codes_.data(), grid_.scale.data(), grid_.second.data()},
+      {place(cuts.codes, output.codes), place(cuts.scale, output.scale), place(cuts.zero, output.zero)});
   return true;
 }
 
@@ -183,10 +184,10 @@ bool TileSolver::pack_reordered(const Job& job, std::int64_t begin, std::int64_t
   const RowCut& cut = tensor.tiles.cuts().codes;
   for (std::int64_t row = 0; row < (end - begin) / per_row; ++row) {
     const std::int64_t to = tensor.order.output_row(tile_row + begin / per_row + row);
-    tensor.packer->pack({tensor.spec, tensor.rows, tensor.cols, job.stored},
-                        {1, codes_.data() + row * tensor.cols, grid_.scale.data() + row * per_row,
-                         grid_.second.data() + row * per_row},
-                        {{output.codes + (cut.offset_of(to) - cut.offset_of(tile_row)), cut.unit_bytes}, {}, {}});
+    tensor.packer->pack(
+        {tensor.spec, tensor.rows, tensor.cols, job.stored},
+        {1, codes_.data() + row * tensor.cols, grid_.scale.data() + row * per_row, grid_.second.data() + row * per_row},
+        {{output.codes + (cut.offset_of(to) - cut.offset_of(tile_row)), cut.unit_bytes}, {}, {}});
   }
   return true;
 }

@@ -14,6 +14,7 @@
 #include "runtime/check.h"
 #include "runtime/parallel.h"
 #include "runtime/text.h"
+#include "sharding/checked_tensor.h"
 #include "sharding/shape_text.h"
 #include "sharding/stored_tile.h"
 #include "sharding/verify_report.h"
@@ -25,38 +26,6 @@ constexpr std::uint64_t kPieceBytes = 8 << 20;
 constexpr double kErrorTolerance = 1e-5;  // relative; both sides add the same group sums exactly
 // Dequantized weights beyond this have squares that no fp32 sum holds.
 constexpr float kLargestWeight = 1e18F;
-
-/// What is wrong with a range of bytes: the first place, whoever finds it.
-class FirstPlace {
- public:
-  void add(std::uint64_t offset) {
-    std::uint64_t seen = offset_;
-    while (offset < seen && !offset_.compare_exchange_weak(seen, offset)) {
-    }
-  }
-  [[nodiscard]] std::optional<std::uint64_t> offset() const {
-    return offset_ == kNone ? std::nullopt : std::optional(offset_.load());
-  }
-
- private:
-  static constexpr std::uint64_t kNone = ~std::uint64_t{0};
-  std::atomic<std::uint64_t> offset_{kNone};
-};
-
-/// One tensor of the output while its bytes are checked.
-struct CheckedTensor {
-  const SourceTensor* tensor = nullptr;
-  BlockLayout blocks;
-  std::optional<BlockDigest> digest;       ///< When the report has a checksum to compare with.
-  std::string reported;                    ///< That checksum.
-  const SourceTensor* original = nullptr;  ///< When the bytes must equal the source's.
-  bool is_grid = false;                    ///< A scale or zero: must be finite.
-  bool is_plain = false;                   ///< Of no quantized layer.
-  FirstPlace difference;
-  FirstPlace nonfinite;
-
-  [[nodiscard]] bool to_read() const { return digest.has_value() || original != nullptr || is_grid; }
-};
 
 std::string name_in_quotes(const SourceTensor& tensor) { return halfquad::quoted(tensor.name); }
 
@@ -98,22 +67,6 @@ class Verifier {
   }
 
  private:
-  /// Whole checksum blocks of one tensor.
-  struct Piece {
-    CheckedTensor* checked;
-    std::vector<ByteRange> ranges;
-    std::optional<std::uint64_t> block;  ///< The only one, where it goes across runs.
-
-    [[nodiscard]] std::uint64_t bytes() const { return total_bytes(ranges); }
-    /// Offset in the tensor of byte `at` of the piece.
-    [[nodiscard]] std::uint64_t offset_of(std::uint64_t at) const {
-      for (const ByteRange& range : ranges) {
-        if (at < range.bytes) return range.offset + at;
-        at -= range.bytes;
-      }
-      return ranges.back().offset + ranges.back().bytes;
-    }
-  };
   /// One layer while its error is measured.
   struct MeasuredLayer {
     const StoredLayer* layer;
@@ -142,8 +95,8 @@ class Verifier {
   void compare_layer_with_report(const StoredLayer& layer);
   void compare_source_files();
   const SourceTensor* original_of(const StoredLayer& layer);
-  std::vector<Piece> pieces();
-  void check_piece(const Piece& piece, std::span<std::byte> buffer);
+  std::vector<CheckedPiece> pieces();
+  void check_piece(const CheckedPiece& piece, std::span<std::byte> buffer);
   void conclude(const CheckedTensor& checked);
   std::uint64_t tile_workspace(const MeasuredLayer& measured) const;
   [[nodiscard]] bool has_finite_grid(const StoredLayer& layer) const;
@@ -300,8 +253,8 @@ const SourceTensor* Verifier::original_of(const StoredLayer& layer) {
 
 // ---- bytes
 
-std::vector<Verifier::Piece> Verifier::pieces() {
-  std::vector<Piece> pieces;
+std::vector<CheckedPiece> Verifier::pieces() {
+  std::vector<CheckedPiece> pieces;
   for (CheckedTensor& checked : tensors_) {
     const std::uint64_t total = checked.tensor->bytes;
     if (!checked.to_read()) {
@@ -327,9 +280,9 @@ std::vector<Verifier::Piece> Verifier::pieces() {
 }
 
 void Verifier::check_bytes(const StopFlag& stop) {
-  const std::vector<Piece> work = pieces();
+  const std::vector<CheckedPiece> work = pieces();
   std::uint64_t largest = 0;
-  for (const Piece& piece : work) largest = std::max(largest, piece.bytes());
+  for (const CheckedPiece& piece : work) largest = std::max(largest, piece.bytes());
   const WorkerBuffers buffers(options_.threads, OpenCheckpoint::kScratchBytes + 2 * Workspace::cost(largest),
                               options_.memory_bytes);
   parallel_for(buffers.workers(), static_cast<std::int64_t>(work.size()), stop, [&](int worker, std::int64_t index) {
@@ -338,7 +291,7 @@ void Verifier::check_bytes(const StopFlag& stop) {
   for (const CheckedTensor& checked : tensors_) conclude(checked);
 }
 
-void Verifier::check_piece(const Piece& piece, std::span<std::byte> buffer) {
+void Verifier::check_piece(const CheckedPiece& piece, std::span<std::byte> buffer) {
   CheckedTensor& checked = *piece.checked;
   const std::uint64_t bytes = piece.bytes();
   Workspace workspace(buffer);
@@ -499,9 +452,9 @@ void Verifier::conclude(const MeasuredLayer& measured) {
 
 }  // namespace
 
-VerifyResult verify_output(FileSystem& fs, const QuantizedModel& output, const std::optional<boost::json::object>& report,
-                           const Checkpoint* source, const VerifyOptions& options, ProgressCounters& progress,
-                           const StopFlag& stop) {
+VerifyResult verify_output(FileSystem& fs, const QuantizedModel& output,
+                           const std::optional<boost::json::object>& report, const Checkpoint* source,
+                           const VerifyOptions& options, ProgressCounters& progress, const StopFlag& stop) {
   Verifier verifier(fs, output, source, options, progress);
   if (report) verifier.use_report(*report);
   if (source != nullptr) verifier.compare_names_with_source();

@@ -217,6 +217,7 @@ class KQuantSearch {
     }
     Super start;
     start.d = ClampedF16(largest / divisor);
+    if (start.d == 0 && largest != 0) start.d = (largest < 0) == (divisor < 0) ? 0x1p-24F : -0x1p-24F;
     if (kMinima) {
       start.dmin = ClampedF16(largest_m / static_cast<float>(kShape.min_hi));
       if (start.dmin == 0 && largest_m != 0) start.dmin = 0x1p-24F;

@@ -35,7 +35,8 @@ class AwqFormat final : public Format {
   [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                    std::int64_t cols) const override {
     if (auto reason = why_not_rows(name(), {kWidths, kGroups}, spec, rows, cols)) return reason;
-    if (rows % kCodesPerWord != 0) return fmt::format("awq needs a multiple of {} outputs, not {}", kCodesPerWord, rows);
+    if (rows % kCodesPerWord != 0)
+      return fmt::format("awq needs a multiple of {} outputs, not {}", kCodesPerWord, rows);
     return std::nullopt;
   }
 
@@ -43,10 +44,10 @@ class AwqFormat final : public Format {
     settle_fused_parts(checkpoint, decisions);
     const QuantSpec usual = most_frequent_spec(decisions);
     for (const Decision& decision : decisions) {
-      HALFQUAD_REQUIRE(!decision.quantize() || decision.spec.group_size == usual.group_size, kUsage,
-                       fmt::format("awq has one group size for the whole model: {} has {}, others {}",
-                                   quoted(checkpoint.tensors()[decision.source].name), decision.spec.group_size,
-                                   usual.group_size));
+      HALFQUAD_REQUIRE(
+          !decision.quantize() || decision.spec.group_size == usual.group_size, kUsage,
+          fmt::format("awq has one group size for the whole model: {} has {}, others {}",
+                      quoted(checkpoint.tensors()[decision.source].name), decision.spec.group_size, usual.group_size));
     }
   }
 

@@ -38,9 +38,8 @@ std::string little_endian(std::int64_t first, std::int64_t second) {
 }
 
 json::object weights_of(const QuantSpec& spec) {
-  json::object weights{{"num_bits", whole_bits(spec.width)},
-                       {"type", "int"},
-                       {"symmetric", spec.zeros == ZeroKind::kSymmetric}};
+  json::object weights{
+      {"num_bits", whole_bits(spec.width)}, {"type", "int"}, {"symmetric", spec.zeros == ZeroKind::kSymmetric}};
   if (spec.group_size == 0) {
     weights["group_size"] = nullptr;
     weights["strategy"] = "channel";
@@ -68,9 +67,7 @@ class CompressedTensorsFormat final : public Format {
  public:
   [[nodiscard]] std::string_view name() const noexcept override { return kMethod; }
 
-  void adapt(QuantSpec& spec) const override {
-    want_whole_zeros(spec);
-  }
+  void adapt(QuantSpec& spec) const override { want_whole_zeros(spec); }
 
   [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                    std::int64_t cols) const override {
@@ -159,8 +156,9 @@ class CompressedTensorsFormat final : public Format {
       finder.fail("weight_packed", "its shape, the scale's and weight_shape do not belong together");
     }
     QuantSpec spec;
-    const auto width = std::ranges::find_if(
-        kWidths, [&, words = packed.shape[1], count = cols](CodeWidth w) { return bit_stream_words(count, whole_bits(w)) == words; });
+    const auto width = std::ranges::find_if(kWidths, [&, words = packed.shape[1], count = cols](CodeWidth w) {
+      return bit_stream_words(count, whole_bits(w)) == words;
+    });
     if (width == kWidths.end()) finder.fail("weight_packed", "its rows have no whole number of bits for a code");
     spec.width = *width;
     spec.group_size = scale.shape[1] == 1 ? 0 : cols / scale.shape[1];

@@ -1,3 +1,5 @@
+#include "io/gguf.h"
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -10,7 +12,6 @@
 
 #include <fmt/format.h>
 
-#include "io/gguf.h"
 #include "io/gguf_types.h"
 #include "kernels/decode.h"
 #include "runtime/check.h"
@@ -72,9 +73,7 @@ std::uint32_t plain_type(DType dtype) {
 }
 
 /// Outermost first, as everywhere else here.
-std::vector<std::int64_t> shape_of(const GgufModelTensor& tensor) {
-  return {tensor.dims.rbegin(), tensor.dims.rend()};
-}
+std::vector<std::int64_t> shape_of(const GgufModelTensor& tensor) { return {tensor.dims.rbegin(), tensor.dims.rend()}; }
 
 /// Adds a tensor of the model to the catalog.
 class GgufFiller {
@@ -106,9 +105,8 @@ class GgufFiller {
     const GgufRows::Order order = tensor.rows.order;
     if (order != GgufRows::Order::kSame && order != GgufRows::Order::kInterleaved) return false;
     const QuantSpec& first = decision(tensor.sources.front()).spec;
-    return std::ranges::all_of(tensor.sources, [&](std::size_t index) {
-      return decision(index).quantize() && decision(index).spec == first;
-    });
+    return std::ranges::all_of(
+        tensor.sources, [&](std::size_t index) { return decision(index).quantize() && decision(index).spec == first; });
   }
 
   void add_quantized(const GgufModelTensor& tensor) const {
@@ -193,12 +191,13 @@ class GgufFormat final : public Format {
                                         std::int64_t cols, DType stored) const override {
     LayerTensors tensors;
     const RowCuts cuts = packer()->cuts({spec, rows, cols, stored});
-    tensors.codes = {fmt::format("{}.weight", module), DType::kU8, {rows, static_cast<std::int64_t>(cuts.codes.unit_bytes)}};
+    tensors.codes = {
+        fmt::format("{}.weight", module), DType::kU8, {rows, static_cast<std::int64_t>(cuts.codes.unit_bytes)}};
     return tensors;
   }
 
   [[nodiscard]] std::vector<std::string> wanted_texts(const Checkpoint& /*checkpoint*/) const override {
-    return {"tokenizer.json",    "tokenizer.model",        "tokenizer_config.json", "added_tokens.json",
+    return {"tokenizer.json",      "tokenizer.model",        "tokenizer_config.json", "added_tokens.json",
             "chat_template.jinja", "generation_config.json", "chat_template.json"};
   }
 
@@ -236,9 +235,9 @@ class GgufFormat final : public Format {
     for (std::size_t entry = file.begin; entry < file.end; ++entry) {
       const TensorEntry& tensor = layout.entries()[entry];
       const auto layer = layers.find(entry);
-      header.tensors.push_back(
-          {tensor.name, by_name.at(tensor.name)->dims,
-           layer == layers.end() ? plain_type(tensor.dtype) : gguf_type_of(layer->second->spec).id, 0});
+      header.tensors.push_back({tensor.name, by_name.at(tensor.name)->dims,
+                                layer == layers.end() ? plain_type(tensor.dtype) : gguf_type_of(layer->second->spec).id,
+                                0});
     }
     return gguf_image(header);
   }
@@ -265,14 +264,16 @@ class GgufFormat final : public Format {
   [[nodiscard]] std::optional<OpenedModel> open(FileSystem& fs, const std::filesystem::path& path) const override {
     const bool is_file = path.extension() == ".gguf";
     const std::filesystem::path file_path = is_file ? path : path / "model.gguf";
-    if (!is_file && (fs.kind(path) != FileKind::kDirectory || fs.kind(file_path) != FileKind::kFile)) return std::nullopt;
+    if (!is_file && (fs.kind(path) != FileKind::kDirectory || fs.kind(file_path) != FileKind::kFile))
+      return std::nullopt;
     const std::unique_ptr<ReadFile> file = fs.open_read(file_path, ReadMode::kBuffered);
     const GgufHeader header = read_gguf_header(*file, file_path.string());
     std::vector<SourceTensor> tensors;
-    for (const GgufTensor& tensor : header.tensors) tensors.push_back(stored_tensor(header, tensor, file_path.string()));
-    OpenedModel opened{
-        Checkpoint::of_parts({file_path.filename().string(), file_path, file->size(), 0}, is_file, std::move(tensors), {}),
-        {}};
+    for (const GgufTensor& tensor : header.tensors)
+      tensors.push_back(stored_tensor(header, tensor, file_path.string()));
+    OpenedModel opened{Checkpoint::of_parts({file_path.filename().string(), file_path, file->size(), 0}, is_file,
+                                            std::move(tensors), {}),
+                       {}};
     for (const GgufTensor& tensor : header.tensors) {
       const std::optional<QuantSpec> spec = spec_of(tensor.type);
       if (!spec) continue;
@@ -326,8 +327,9 @@ class GgufFormat final : public Format {
       stored.dtype = DType::kBF16;
     } else {
       const GgmlType* type = find_ggml_type(tensor.type);
-      throw Error(ErrorCode::kBadInput, fmt::format("{}: tensor {} is of type {}, which halfquad does not write", quoted(file),
-                                                    quoted(tensor.name), type == nullptr ? "unknown" : type->name));
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("{}: tensor {} is of type {}, which halfquad does not write", quoted(file),
+                              quoted(tensor.name), type == nullptr ? "unknown" : type->name));
     }
     return stored;
   }

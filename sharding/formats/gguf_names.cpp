@@ -202,11 +202,8 @@ GgufFamily gguf_family(std::string_view model_class) {
   if (found != kClasses.end()) return found->family;
   std::vector<std::string_view> names;
   for (const ModelClass& known : kClasses) names.push_back(known.name);
-  throw Error(
-      ErrorCode::kBadInput,
-      fmt::format("models of class {} cannot be written as GGUF; supported are {}. For others, convert to a GGUF "
-                  "file with llama.cpp first and quantize that",
-                  quoted(model_class), fmt::join(names, ", ")));
+  throw Error(ErrorCode::kBadInput, fmt::format("models of class {} cannot be written as GGUF; supported are {}",
+                                                quoted(model_class), fmt::join(names, ", ")));
 }
 
 std::string_view gguf_architecture(GgufFamily family) {

@@ -77,7 +77,8 @@ const RowPacker& gguf_rows() noexcept {
 std::optional<std::string> why_not_gguf_rows(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
   if (auto reason = why_not_rows("gguf", {kWidths, kAnyGroup, /*whole_rows=*/true}, spec, rows, cols)) return reason;
   const std::int64_t group = spec.group_size == 0 ? cols : spec.group_size;
-  if (group % kGgmlBlockElems != 0) return fmt::format("gguf has blocks of {}, which do not divide groups of {}", kGgmlBlockElems, group);
+  if (group % kGgmlBlockElems != 0)
+    return fmt::format("gguf has blocks of {}, which do not divide groups of {}", kGgmlBlockElems, group);
   if (spec.zeros == ZeroKind::kInteger) return "gguf has no whole zeros but symmetric ones";
   if (is_symmetric(spec) && spec.width != CodeWidth::k4 && spec.width != CodeWidth::k5 && spec.width != CodeWidth::k8) {
     return fmt::format("gguf has no symmetric blocks of {} bits", name_of(spec.width));

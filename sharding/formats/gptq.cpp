@@ -120,7 +120,8 @@ class GptqFormat final : public Format {
     HALFQUAD_REQUIRE(version != nullptr && *version == "gptq_v2", kBadInput,
                      "config.json: only checkpoint_format \"gptq_v2\" can be read, whose zeros are stored as they are");
     std::vector<StoredLayer> layers;
-    for (const std::string_view module : modules_with(checkpoint, ".qweight")) layers.push_back(layer(checkpoint, module));
+    for (const std::string_view module : modules_with(checkpoint, ".qweight"))
+      layers.push_back(layer(checkpoint, module));
     return layers;
   }
 

@@ -176,8 +176,10 @@ class Hdf5Format final : public Format {
       const json::value value = parse_json(model.config, "config.json");
       if (value.is_object()) config = value.as_object();
     }
-    OpenedModel opened{Checkpoint::of_parts({std::filesystem::path(file_path).filename().string(), file_path, read.bytes, 0},
-                                           path == file_path, std::move(tensors), std::move(config)), {}};
+    OpenedModel opened{
+        Checkpoint::of_parts({std::filesystem::path(file_path).filename().string(), file_path, read.bytes, 0},
+                             path == file_path, std::move(tensors), std::move(config)),
+        {}};
     for (const Hdf5Layer& layer : model.layers) opened.layers.push_back(stored_layer(opened.checkpoint, layer));
     return opened;
   }

@@ -123,7 +123,8 @@ class LayerReader {
 
   std::string bytes(std::string_view key) const {
     const SourceTensor& found = tensor(key);
-    if (found.bytes > SmallTensorReader::kMaxBytes) fail(key, fmt::format("{} bytes are too many for such a value", found.bytes));
+    if (found.bytes > SmallTensorReader::kMaxBytes)
+      fail(key, fmt::format("{} bytes are too many for such a value", found.bytes));
     return reader_.read(found);
   }
 
@@ -314,7 +315,8 @@ class HqqFormat final : public Format {
     return !quantized_modules(checkpoint).empty();
   }
 
-  [[nodiscard]] std::vector<StoredLayer> layers(const Checkpoint& checkpoint, SmallTensorReader& reader) const override {
+  [[nodiscard]] std::vector<StoredLayer> layers(const Checkpoint& checkpoint,
+                                                SmallTensorReader& reader) const override {
     std::vector<StoredLayer> layers;
     for (const std::string_view module : quantized_modules(checkpoint)) {
       const std::string weight = fmt::format("{}.weight", module);

@@ -41,8 +41,8 @@ std::optional<std::string> why_not_rows(std::string_view format, const RowLimits
   if (std::ranges::find(limits.widths, spec.width) == limits.widths.end()) {
     return fmt::format("{} has no {}-bit codes", format, name_of(spec.width));
   }
-  const bool known = limits.group_sizes.empty() || std::ranges::find(limits.group_sizes, spec.group_size) !=
-                                                       limits.group_sizes.end();
+  const bool known =
+      limits.group_sizes.empty() || std::ranges::find(limits.group_sizes, spec.group_size) != limits.group_sizes.end();
   if (spec.group_size == 0 ? !limits.whole_rows : !known) {
     return spec.group_size == 0 ? fmt::format("{} has no groups of whole rows", format)
                                 : fmt::format("{} has no groups of {}", format, spec.group_size);
@@ -73,9 +73,7 @@ std::string model_dtype(const Checkpoint& checkpoint) {
   return "bfloat16";
 }
 
-int whole_bits(CodeWidth width) noexcept {
-  return width == CodeWidth::k1_58 ? 2 : static_cast<int>(bits_of(width));
-}
+int whole_bits(CodeWidth width) noexcept { return width == CodeWidth::k1_58 ? 2 : static_cast<int>(bits_of(width)); }
 
 QuantSpec most_frequent_spec(std::span<const Decision> decisions) {
   std::vector<std::pair<QuantSpec, std::size_t>> counts;
@@ -141,9 +139,9 @@ std::int64_t config_integer(const boost::json::object& object, std::string_view 
   HALFQUAD_REQUIRE(value != nullptr && value->is_int64(), kBadInput,
                    fmt::format("config.json: {} has no whole number {}", where, quoted(key)));
   const std::int64_t number = value->get_int64();
-  HALFQUAD_REQUIRE(number >= least && number <= most, kBadInput,
-                   fmt::format("config.json: {} of {} is {}, not between {} and {}", quoted(key), where, number, least,
-                               most));
+  HALFQUAD_REQUIRE(
+      number >= least && number <= most, kBadInput,
+      fmt::format("config.json: {} of {} is {}, not between {} and {}", quoted(key), where, number, least, most));
   return number;
 }
 
@@ -170,7 +168,8 @@ StoredLayer stored_row_layer(const Format& format, const Checkpoint& checkpoint,
                              const QuantSpec& spec, std::int64_t rows, std::int64_t cols, DType stored) {
   const LayerTensorFinder finder(checkpoint, module);
   if (const auto reason = format.why_not(spec, rows, cols)) {
-    fail_layer(checkpoint, module, "weight", fmt::format("shape {} does not fit: {}", shape_text({{rows, cols}}), *reason));
+    fail_layer(checkpoint, module, "weight",
+               fmt::format("shape {} does not fit: {}", shape_text({{rows, cols}}), *reason));
   }
   const RowPacker& packer = *format.packer();
   const RowShape shape{spec, rows, cols, stored};
@@ -180,7 +179,7 @@ StoredLayer stored_row_layer(const Format& format, const Checkpoint& checkpoint,
                     .cols = cols,
                     .stored = stored,
                     .tiles = TileGeometry::of_whole_rows(spec, rows, cols, packer.cuts(shape),
-                                                        {TileGeometry::kRowStep, packer.least_tile_rows()}),
+                                                         {TileGeometry::kRowStep, packer.least_tile_rows()}),
                     .packer = &packer,
                     .tensors = {}};
   const LayerTensors wanted = format.tensors_of(module, spec, rows, cols, stored);

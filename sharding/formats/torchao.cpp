@@ -88,7 +88,8 @@ class TorchaoFormat final : public Format {
     for (const Decision& decision : inputs.decisions) {
       const SourceTensor& tensor = inputs.checkpoint.tensors()[decision.source];
       names.insert(tensor.name);
-      metadata[tensor.name] = decision.quantize() ? quantized_entry(decision.spec, tensor, dtype) : R"({"_type":"Tensor"})";
+      metadata[tensor.name] =
+          decision.quantize() ? quantized_entry(decision.spec, tensor, dtype) : R"({"_type":"Tensor"})";
     }
     json::array listed;
     for (const std::string_view name : names) listed.emplace_back(name);
@@ -109,13 +110,14 @@ class TorchaoFormat final : public Format {
         {"int4_choose_qparams_algorithm", {{"_type", "Int4ChooseQParamsAlgorithm"}, {"_data", "TINYGEMM"}}}};
     json::array kept;
     for (const std::string& module : unquantized_modules(checkpoint, decisions)) kept.emplace_back(module);
-    return config_with(checkpoint, {{"quant_method", kMethod},
-                                    {"quant_type",
-                                     {{"default",
-                                       {{"_type", "Int4WeightOnlyConfig"}, {"_version", 2}, {"_data", std::move(settings)}}}}},
-                                    {"modules_to_not_convert", std::move(kept)},
-                                    {"include_input_output_embeddings", false},
-                                    {"untie_embedding_weights", false}});
+    return config_with(
+        checkpoint,
+        {{"quant_method", kMethod},
+         {"quant_type",
+          {{"default", {{"_type", "Int4WeightOnlyConfig"}, {"_version", 2}, {"_data", std::move(settings)}}}}},
+         {"modules_to_not_convert", std::move(kept)},
+         {"include_input_output_embeddings", false},
+         {"untie_embedding_weights", false}});
   }
 
   [[nodiscard]] bool made(const Checkpoint& checkpoint) const override {

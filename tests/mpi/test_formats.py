@@ -147,6 +147,7 @@ class RanksTest(Jobs):
 class KillTest(Jobs):
     def test_a_job_killed_at_any_moment_is_finished_by_other_ranks(self):
         rng = random.Random(3)
+        broken_off = continued = 0
         for form in FORMATS:
             with self.subTest(format=form):
                 slow = ["--threads", "1", "--iters", "300"]
@@ -164,9 +165,14 @@ class KillTest(Jobs):
                     subprocess.run(["pkill", "-9", "-f", f"quantize {self.model} {out} "], check=False)
                     process.wait(timeout=DEADLINE)
                     if not out.exists():
+                        broken_off += 1
                         self.run_to_end(self.quantize(form, out, *slow, ranks=3))
+                        report = json.loads((out / "halfquad_report.json").read_text())
+                        continued += report["resumed"]["source_bytes"] > 0
                     self.assertEqual(files_of(out), expected)
                     self.clear(out)
+        print(f"\n{broken_off} jobs broken off, {continued} of them with work to continue from")
+        self.assertGreater(broken_off, 0)
 
 
 class SourceTest(Jobs):

@@ -21,9 +21,9 @@ std::vector<float> convert(const Conversion& conversion) {
   std::vector<float> out(conversion.output_elements(), -1);
   for (std::int64_t i = 0; i < conversion.blocks(); ++i) {
     const Conversion::Block block = conversion.block(i);
-    const std::span<const float> rows = std::span(weights).subspan(
-        static_cast<std::size_t>(block.begin * conversion.cols),
-        static_cast<std::size_t>((block.end - block.begin) * conversion.cols));
+    const std::span<const float> rows =
+        std::span(weights).subspan(static_cast<std::size_t>(block.begin * conversion.cols),
+                                   static_cast<std::size_t>((block.end - block.begin) * conversion.cols));
     conversion.apply(block, rows, reinterpret_cast<std::byte*>(out.data()) + block.offset);
   }
   return out;

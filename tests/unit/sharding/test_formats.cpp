@@ -104,8 +104,8 @@ TEST_P(FormatGoldens, AreWrittenByteForByte) {
   int layers = 0;
   for (const GoldenLayer& layer : golden_layers()) {
     SCOPED_TRACE(layer.name);
-    const bool there = std::ranges::any_of(
-        expected, [&](const auto& entry) { return entry.first.starts_with(layer.name + "."); });
+    const bool there =
+        std::ranges::any_of(expected, [&](const auto& entry) { return entry.first.starts_with(layer.name + "."); });
     QuantSpec adapted = layer.spec;
     format->adapt(adapted);
     if (!there || adapted.zeros != layer.spec.zeros) continue;
@@ -125,7 +125,8 @@ TEST_P(FormatGoldens, AreWrittenByteForByte) {
 
 INSTANTIATE_TEST_SUITE_P(All, FormatGoldens,
                          testing::Values(FormatGolden{"mlx", "expected_mlx_f16.safetensors"},
-                                         FormatGolden{"compressed-tensors", "expected_ct_bf16.safetensors", DType::kBF16},
+                                         FormatGolden{"compressed-tensors", "expected_ct_bf16.safetensors",
+                                                      DType::kBF16},
                                          FormatGolden{"torchao", "expected_torchao_bf16.safetensors", DType::kBF16},
                                          FormatGolden{"awq", "expected_awq.safetensors"},
                                          FormatGolden{"gptq", "expected_gptq_v2.safetensors"}),

@@ -162,7 +162,7 @@ TEST(HqqFormat, RefusesNamesThatDoNotFitTheWidth) {
 
 TEST(HqqFormat, RefusesAModelWithoutQuantizedLayers) {
   const auto damage = [](TinyOutput& tiny) { tiny.tensors = {test::f32_tensor("model.norm.weight", {1}, {1.0F})}; };
-  expect_refused(damage, {"no layer quantized"});
+  expect_refused(damage, {"no quantized layer"});
 }
 
 TEST(HqqFormat, RefusesALayerThatIsThereTwice) {

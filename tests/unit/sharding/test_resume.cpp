@@ -38,7 +38,7 @@ TEST(Fingerprint, NamesWhatDiffers) {
   EXPECT_EQ(against(fingerprint_of(model.checkpoint(), model.layout(), "zero", "1.1")),
             "halfquad version, --nonfinite");
   EXPECT_EQ(against({}),
-            "halfquad version, source, layers or their settings, --max-shard-size, scale dtype, --nonfinite");
+            "halfquad version, source, layers or their settings, --max-shard-size, --format, scale dtype, --nonfinite");
 }
 
 TEST(Fingerprint, FollowsTheSourcesHeaderAndEveryPartOfASpec) {

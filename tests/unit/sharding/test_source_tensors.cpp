@@ -106,11 +106,12 @@ TEST_P(SourceGoldens, AreReadThroughTheOpenedModelByAnyRanges) {
   for (const SourceTensor& tensor : model.tensors()) {
     const test::GoldenTensor& wanted = wanted_.at(tensor.name);
     ASSERT_EQ(tensor.bytes, wanted.bytes.size()) << tensor.name;
-    if (tensor.kept_as) EXPECT_EQ(name_of(*tensor.kept_as), "BF16") << tensor.name;
+    EXPECT_EQ(name_of(tensor.kept_as.value_or(DType::kBF16)), "BF16") << tensor.name;
     const auto element = static_cast<std::uint64_t>(bytes_of(tensor.dtype));
     for (const std::uint64_t step : {tensor.bytes, 37 * element, 1000 * element}) {
       std::vector<ByteRange> ranges;
-      for (std::uint64_t at = 0; at < tensor.bytes; at += step) ranges.push_back({at, std::min(step, tensor.bytes - at)});
+      for (std::uint64_t at = 0; at < tensor.bytes; at += step)
+        ranges.push_back({at, std::min(step, tensor.bytes - at)});
       std::vector<std::byte> out(tensor.bytes);
       files.gather(tensor, ranges, scratch.bytes(), out.data());
       EXPECT_TRUE(out == wanted.bytes) << tensor.name << " by " << step;
