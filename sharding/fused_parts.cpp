@@ -37,14 +37,11 @@ bool kept_for_shape(const Decision& decision) { return decision.keep == KeepReas
 void settle(const Checkpoint& checkpoint, std::span<Decision* const> parts) {
   const auto name = [&](const Decision& decision) { return quoted(checkpoint.tensors()[decision.source].name); };
   const auto unfit = std::ranges::find_if(parts, [](const Decision* part) { return kept_for_shape(*part); });
-  std::int64_t smallest = parts.front()->spec.group_size;
-  for (const Decision* part : parts) smallest = std::min(smallest, part->spec.group_size);
   for (Decision* part : parts) {
     if (unfit != parts.end() && part->quantize()) {
       part->keep = KeepReason::kShape;
       part->why = fmt::format("{}, with which engines merge it, does not fit", name(**unfit));
     }
-    part->spec.group_size = smallest;
   }
   for (const Decision* part : parts) {
     const Decision& first = *parts.front();

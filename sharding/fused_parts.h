@@ -8,8 +8,8 @@
 namespace halfquad {
 
 /// Engines that merge a block's q, k and v, or its gate and up, into one layer need one spec for all of them. Keeps all
-/// parts of such a layer when one of them has to be kept for its shape, and gives all the smallest group size when one
-/// had to take it; throws kUsage naming two parts that rules gave different specs, or of which they keep only some.
+/// parts of such a layer when one of them has to be kept for its shape; throws kUsage naming two parts that rules gave
+/// different specs, or of which they keep only some.
 void settle_fused_parts(const Checkpoint& checkpoint, std::vector<Decision>& decisions);
 
 }  // namespace halfquad

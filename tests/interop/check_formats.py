@@ -270,11 +270,11 @@ def check_weights(name, output, dequantized, source):
 # One forward pass per format that has a program for it: output folder -> fp32 logits of IDS, and the most they may be off.
 
 
-def logits_of(folder, **options):
+def logits_of(folder, ids=IDS, **options):
     from transformers import AutoModelForCausalLM
 
     with torch.no_grad():
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).eval()(input_ids=IDS).logits
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).eval()(input_ids=ids).logits
 
 
 def forward_mlx(output):
@@ -308,12 +308,14 @@ def forward_torchao(output):
             replaced += 1
     if not replaced:
         fail(f"{output.name}: transformers made no Int4Tensor")
+    torch.nn.Module.float(model)  # transformers' own refuses quantized models, which this one no longer is
     with torch.no_grad():
-        return model.float()(input_ids=IDS).logits, 1e-4
+        return model(input_ids=IDS).logits, 1e-4
 
 
 def forward_awq(output):
-    return forward_mlx(output)
+    # mlx-lm turns each whole zero into -scale * zero, rounded to F16.
+    return forward_mlx(output)[0], 2e-2
 
 
 def forward_gguf(output):
@@ -321,21 +323,26 @@ def forward_gguf(output):
 
 
 def llama_cpp_log_probabilities(output):
-    """llama.cpp's of what follows the first row of IDS, by token."""
+    """llama.cpp's of what follows some prompt, by token, and the prompt: one whose likeliest token is text, for only then it tells."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(output / "model.gguf")
     params.n_ctx, params.n_parallel, params.warmup = 128, 1, False
-    request = {"prompt": IDS[0].tolist(), "max_tokens": 1, "logprobs": 1000, "temperature": -1.0}
-    answer = xllamacpp.Server(params).handle_completions(request)
-    return {entry["id"]: entry["logprob"] for entry in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
+    server = xllamacpp.Server(params)
+    count = json.loads((output / "config.json").read_text())["vocab_size"]
+    for prompt in (list(range(start, start + 16)) for start in range(3, 100)):
+        request = {"prompt": prompt, "max_tokens": 1, "logprobs": count, "n_probs": count, "temperature": -1.0, "cache_prompt": False}
+        told = server.handle_completions(request)["choices"][0]["logprobs"]
+        if told:
+            return {entry["id"]: entry["logprob"] for entry in told["content"][0]["top_logprobs"]}, torch.tensor([prompt])
+    fail(f"{output.name}: llama.cpp never began a text")
 
 
 def check_llama_cpp(output, dequantized):
     """Returns the root mean square of the difference over the spread of the logits; llama.cpp rounds activations to 8 bits."""
-    theirs = llama_cpp_log_probabilities(output)
-    expected = logits_of(dequantized)[0, -1].log_softmax(-1)
+    theirs, prompt = llama_cpp_log_probabilities(output)
+    expected = logits_of(dequantized, prompt)[0, -1].log_softmax(-1)
     ids = sorted(theirs)
     if len(ids) < len(expected) // 2:
         fail(f"{output.name}: llama.cpp gives the probabilities of {len(ids)} tokens only")
@@ -390,6 +397,7 @@ def main():
     parser.add_argument("--tiny", type=pathlib.Path, required=True)
     parser.add_argument("--only", default="", help="check the cases whose name begins so")
     options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
 
     for name in CASES:
         if name.startswith(options.only):

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# usage: run.sh HALFQUAD WORK_FOLDER TINY_MODEL
-# Quantizes small models with HALFQUAD and loads the results with the published hqq and transformers, kept in a virtual
-# environment in WORK_FOLDER (some 7 GiB, fetched once), or in the one that HALFQUAD_INTEROP_VENV names.
+# usage: run.sh hqq|formats HALFQUAD WORK_FOLDER TINY_MODEL
+# Quantizes small models with HALFQUAD and loads the results with the published programs of the formats: hqq's with hqq and
+# transformers 4, all others with transformers 5, mlx, llama.cpp and more. They are kept in virtual environments in
+# WORK_FOLDER (some 7 GiB each, fetched once), or in those that HALFQUAD_INTEROP_VENV (hqq) and HALFQUAD_FORMATS_VENV name.
 set -euo pipefail
 
 die() {
@@ -9,20 +10,38 @@ die() {
   exit 1
 }
 
-(($# == 3)) || die 'usage: run.sh HALFQUAD WORK_FOLDER TINY_MODEL'
+# install VENV REQUIREMENTS [OPTION...]: unless VENV was last given just these requirements
+install() {
+  local venv="$1" wanted="$here/$2"
+  shift 2
+  local done_file="$venv/halfquad-${wanted##*/}"
+  if cmp -s "$wanted" "$done_file"; then
+    return
+  fi
+  "$venv/bin/python" -m pip install --quiet --no-cache-dir --disable-pip-version-check "$@" -r "$wanted" ||
+    die "the packages of ${wanted##*/} could not be installed (no network?)"
+  cp "$wanted" "$done_file"
+}
+
+(($# == 4)) || die 'usage: run.sh hqq|formats HALFQUAD WORK_FOLDER TINY_MODEL'
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-halfquad="$1" work="$2" tiny="$3"
+what="$1" halfquad="$2" work="$3" tiny="$4"
 mkdir -p "$work"
-venv="${HALFQUAD_INTEROP_VENV:-$work/venv}"
+case "$what" in
+  hqq) venv="${HALFQUAD_INTEROP_VENV:-$work/venv}" check=check_loaders.py ;;
+  formats) venv="${HALFQUAD_FORMATS_VENV:-$work/venv-formats}" check=check_formats.py ;;
+  *) die "no programs are known for '$what'" ;;
+esac
 
 if [[ ! -x "$venv/bin/python" ]]; then
   python3 -m venv "$venv" || die 'no virtual environment; cluster/install-deps --with interop brings python3-venv'
 fi
-if ! cmp -s "$here/requirements.txt" "$venv/halfquad-requirements.txt"; then
-  "$venv/bin/python" -m pip install --quiet --no-cache-dir --disable-pip-version-check -r "$here/requirements.txt" ||
-    die "the packages of requirements.txt could not be installed (no network?)"
-  cp "$here/requirements.txt" "$venv/halfquad-requirements.txt"
+if [[ "$what" == hqq ]]; then
+  install "$venv" requirements.txt
+else
+  install "$venv" requirements-formats.txt
+  install "$venv" requirements-formats-alone.txt --no-deps
 fi
 
 export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false
-exec "$venv/bin/python" "$here/check_loaders.py" --halfquad "$halfquad" --work "$work" --tiny "$tiny"
+exec "$venv/bin/python" "$here/$check" --halfquad "$halfquad" --work "$work" --tiny "$tiny"

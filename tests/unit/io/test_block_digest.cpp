@@ -107,6 +107,23 @@ TEST(BlockDigest, ChangesWithAnyByteAndWithSwappedBlocks) {
   EXPECT_NE(digest_in_order(layout, {0, 100}, bytes), before);
 }
 
+// Two runs of 10 in blocks of 4: a block is columns 0-3, 4-7 or 8-9 of both.
+TEST(BlockLayout, ABlockAcrossRunsIsTheSamePartOfEach) {
+  const BlockLayout layout{.total_bytes = 20, .run_bytes = 10, .block_bytes = 4, .across_runs = true};
+
+  EXPECT_EQ(layout.block_count(), 3U);
+  EXPECT_EQ(layout.longest_block(), 8U);
+  EXPECT_EQ(layout.ranges_of(1), (std::vector<ByteRange>{{4, 4}, {14, 4}}));
+  EXPECT_EQ(layout.ranges_of(2), (std::vector<ByteRange>{{8, 2}, {18, 2}}));
+}
+
+TEST(BlockLayout, ABlockInARunIsOneRange) {
+  const BlockLayout layout{.total_bytes = 20, .run_bytes = 10, .block_bytes = 4};
+
+  EXPECT_EQ(layout.longest_block(), 4U);
+  EXPECT_EQ(layout.ranges_of(4), (std::vector<ByteRange>{{14, 4}}));
+}
+
 TEST(BlockDigest, OfAnEmptyTensorIsTheHashOfNothing) {
   const BlockDigest digest(BlockLayout{});
 
