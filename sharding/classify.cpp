@@ -140,6 +140,8 @@ std::string_view describe(KeepReason reason) noexcept {
       return "skipped by the recipe";
     case KeepReason::kShape:
       return "shape that does not fit the spec";
+    case KeepReason::kFormat:
+      return "for the format";
     case KeepReason::kNonfinite:
       return "holds NaN or infinity";
   }

@@ -63,6 +63,7 @@ enum class KeepReason : std::uint8_t {
   kDtype,        ///< Not F32, F16, BF16 or F64.
   kSkipped,      ///< A skip pattern or a keep rule.
   kShape,        ///< The spec does not fit the shape; `why` says how.
+  kFormat,       ///< The output's format has no place for it, or another one; `why` says which.
   kNonfinite,    ///< Holds NaN or infinity and the policy keeps such tensors.
 };
 [[nodiscard]] std::string_view describe(KeepReason reason) noexcept;  ///< "embedding", "output head", ...

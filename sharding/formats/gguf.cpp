@@ -75,6 +75,10 @@ std::uint32_t plain_type(DType dtype) {
 /// Outermost first, as everywhere else here.
 std::vector<std::int64_t> shape_of(const GgufModelTensor& tensor) { return {tensor.dims.rbegin(), tensor.dims.rend()}; }
 
+bool has_whole_rows(const GgufModelTensor& tensor) {
+  return tensor.rows.order == GgufRows::Order::kSame || tensor.rows.order == GgufRows::Order::kInterleaved;
+}
+
 /// Adds a tensor of the model to the catalog.
 class GgufFiller {
  public:
@@ -102,8 +106,7 @@ class GgufFiller {
 
   /// All its parts, in one type, with their rows whole.
   [[nodiscard]] bool quantizes(const GgufModelTensor& tensor) const {
-    const GgufRows::Order order = tensor.rows.order;
-    if (order != GgufRows::Order::kSame && order != GgufRows::Order::kInterleaved) return false;
+    if (!has_whole_rows(tensor)) return false;
     const QuantSpec& first = decision(tensor.sources.front()).spec;
     return std::ranges::all_of(
         tensor.sources, [&](std::size_t index) { return decision(index).quantize() && decision(index).spec == first; });
@@ -183,6 +186,28 @@ class GgufFormat final : public Format {
   [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                    std::int64_t cols) const override {
     return why_not_gguf_rows(spec, rows, cols);
+  }
+
+  /// What llama.cpp has no use for, or wants in another shape, is not quantized, whatever the rules say.
+  void settle(const Checkpoint& checkpoint, std::vector<Decision>& decisions) const override {
+    static const SourceTexts kNoTexts;
+    const GgufModel model = model_of({checkpoint, decisions, DType::kF16, kNoTexts});
+    const auto keep = [&](std::size_t source, std::string why) {
+      Decision& decision = decisions[source];
+      if (!decision.quantize()) return;
+      decision.keep = KeepReason::kFormat;
+      decision.why = std::move(why);
+    };
+    for (const GgufModel::Dropped& dropped : model.dropped) {
+      keep(dropped.source, "not in a GGUF file: " + dropped.reason);
+    }
+    for (const GgufModelTensor& tensor : model.tensors) {
+      if (tensor.sources.empty() || has_whole_rows(tensor)) continue;
+      for (const std::size_t source : tensor.sources) {
+        keep(source, fmt::format("llama.cpp wants it divided, as {} and another", tensor.name));
+      }
+    }
+    for (const GgufModelTensor& tensor : model.tensors) settle_experts(checkpoint, tensor, decisions);
   }
 
   [[nodiscard]] const RowPacker* packer() const noexcept override { return &gguf_rows(); }
@@ -291,6 +316,28 @@ class GgufFormat final : public Format {
   }
 
  private:
+  /// Experts are one tensor, so all of a layer are quantized alike or none is.
+  static void settle_experts(const Checkpoint& checkpoint, const GgufModelTensor& tensor,
+                             std::vector<Decision>& decisions) {
+    const auto kept =
+        std::ranges::find_if(tensor.sources, [&](std::size_t source) { return !decisions[source].quantize(); });
+    for (const std::size_t source : tensor.sources) {
+      Decision& decision = decisions[source];
+      if (kept != tensor.sources.end() && decision.quantize()) {
+        decision.keep = KeepReason::kFormat;
+        decision.why = fmt::format("{}, which is in the same tensor of a GGUF file, is not quantized",
+                                   quoted(checkpoint.tensors()[decisions[*kept].source].name));
+      }
+      const Decision& first = decisions[tensor.sources.front()];
+      HALFQUAD_REQUIRE(
+          !decision.quantize() || decision.spec == first.spec, kUsage,
+          fmt::format("{} and {} have different settings, but are one tensor of a GGUF file; give both the "
+                      "same with a rule",
+                      quoted(checkpoint.tensors()[first.source].name),
+                      quoted(checkpoint.tensors()[decision.source].name)));
+    }
+  }
+
   static std::int64_t elements_of(const GgufTensor& tensor) {
     return std::accumulate(tensor.dims.begin(), tensor.dims.end(), std::int64_t{1}, std::multiplies<>());
   }

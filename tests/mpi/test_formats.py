@@ -200,9 +200,33 @@ class SourceTest(Jobs):
         layers = config["num_hidden_layers"] - config.get("first_k_dense_replace", 0) + config.get("num_nextn_predict_layers", 0)
         return experts, layers
 
+    def expect_stacked(self, preset: str, experts: int, layers: int):
+        """A GGUF file has all experts of a layer in one tensor."""
+        out, model = self.root / f"{preset}-gguf", self.root / preset
+        self.run_to_end(self.quantize("gguf", out, ranks=2, model=model))
+        found = json.loads(self.run_to_end([OPTIONS.halfquad, "inspect", out, "--json"]))["layers"]
+        stacked = [layer for layer in found if layer["module"].endswith("_exps")]
+        source = tensors_of(model)
+        rows = {kind: next(shape[0] for name, (_, shape) in source.items() if re.search(rf"experts\.0\.{kind}_proj\.weight$", name))
+                for kind in ("gate", "up", "down")}
+        print(f"{preset} to gguf: {len(stacked)} tensors of {experts} experts")
+        self.assertEqual(len(stacked), 3 * layers)
+        for layer in stacked:
+            kind = re.search(r"ffn_(\w+)_exps", layer["module"]).group(1)
+            self.assertEqual(layer["shape"][0], experts * rows[kind], layer)
+        # What is not quantized is said to be kept, and why.
+        kept = json.loads((out / "halfquad_report.json").read_text())["kept"]
+        self.assertEqual(len({entry["name"] for entry in kept}), len(kept))
+        self.clear(out)
+        return kept
+
     def test_fp8_of_deepseek(self):
         experts, layers = self.experts_of("tiny-deepseek-v3")
         self.expect_experts("tiny-deepseek-v3", 3 * experts * layers)
+        kept = self.expect_stacked("tiny-deepseek-v3", experts, layers - 1)  # without the block for several tokens
+        reasons = {entry["name"]: entry["reason"] for entry in kept}
+        self.assertIn("divided", reasons["model.layers.0.self_attn.kv_b_proj.weight"])
+        self.assertTrue(any("not in a GGUF file" in entry["reason"] for entry in kept))
 
     def test_mxfp4_of_gpt_oss(self):
         experts, layers = self.experts_of("tiny-gpt-oss")
@@ -211,6 +235,7 @@ class SourceTest(Jobs):
     def test_qwen3_moe(self):
         experts, layers = self.experts_of("tiny-qwen3-moe")
         self.expect_experts("tiny-qwen3-moe", 3 * experts * layers)
+        self.expect_stacked("tiny-qwen3-moe", experts, layers)
 
 
 def main():

@@ -74,7 +74,10 @@ TEST(Formats, SetWhatTheyLeaveNoChoiceAbout) {
   const std::string layer = "model.layers.0.self_attn.q_proj.weight";
   EXPECT_EQ(Settled("awq", R"({"group_size": 32})").of(layer).spec.zeros, ZeroKind::kInteger);
   EXPECT_EQ(Settled("mlx", R"({"group_size": 32})").of(layer).spec.zeros, ZeroKind::kFloat);
-  EXPECT_EQ(Settled("gguf", R"({"group_size": 32, "bits": 8})").of(layer).spec.zeros, ZeroKind::kSymmetric);
+  QuantSpec eight_bits;
+  eight_bits.width = CodeWidth::k8;
+  format_named("gguf")->adapt(eight_bits);
+  EXPECT_EQ(eight_bits.zeros, ZeroKind::kSymmetric);
   test::expect_error(ErrorCode::kUsage, {"awq has no 3-bit codes"},
                      [] { const Settled settled("awq", R"({"group_size": 32, "bits": 3})"); });
   test::expect_error(ErrorCode::kUsage, {"axis 1"},
