@@ -113,15 +113,13 @@ class CompressedTensorsFormat final : public Format {
     }
     json::array ignore;
     for (const std::string& module : unquantized_modules(checkpoint, decisions)) ignore.emplace_back(module);
-    json::object config = checkpoint.config().value_or(json::object{});
-    config["quantization_config"] = {{"quant_method", kMethod},
-                                     {"format", "pack-quantized"},
-                                     {"quantization_status", "compressed"},
-                                     {"global_compression_ratio", nullptr},
-                                     {"kv_cache_scheme", nullptr},
-                                     {"ignore", std::move(ignore)},
-                                     {"config_groups", std::move(groups)}};
-    return config;
+    return config_with(checkpoint, {{"quant_method", kMethod},
+                                    {"format", "pack-quantized"},
+                                    {"quantization_status", "compressed"},
+                                    {"global_compression_ratio", nullptr},
+                                    {"kv_cache_scheme", nullptr},
+                                    {"ignore", std::move(ignore)},
+                                    {"config_groups", std::move(groups)}});
   }
 
   [[nodiscard]] bool made(const Checkpoint& checkpoint) const override {

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -7,26 +6,9 @@
 
 #include "io/gguf.h"
 #include "runtime/error.h"
+#include "tests/fuzz/input_file.h"
 
 namespace {
-
-/// A file that is the fuzzer's input.
-class MemoryFile final : public halfquad::ReadFile {
- public:
-  explicit MemoryFile(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
-
-  [[nodiscard]] std::uint64_t size() const override { return bytes_.size(); }
-  [[nodiscard]] std::span<std::byte> read(std::uint64_t offset, std::size_t bytes,
-                                          std::span<std::byte> scratch) override {
-    if (offset > bytes_.size() || bytes > bytes_.size() - offset || scratch.size() < bytes + kSlack) std::abort();
-    const auto wanted = std::as_bytes(bytes_.subspan(static_cast<std::size_t>(offset), bytes));
-    std::copy(wanted.begin(), wanted.end(), scratch.begin());
-    return scratch.first(bytes);
-  }
-
- private:
-  std::span<const std::uint8_t> bytes_;
-};
 
 void require_inside(const halfquad::GgufHeader& header, std::uint64_t size) {
   std::uint64_t end = header.data_start;
@@ -54,12 +36,12 @@ std::string file_of(const halfquad::GgufHeader& header) {
 /// Either kBadInput, or tensors that lie in the file one behind the other and a header that reads back the same when
 /// written.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  MemoryFile file({data, size});
+  halfquad::fuzz::InputFile file({data, size});
   try {
     const halfquad::GgufHeader header = halfquad::read_gguf_header(file, "input");
     require_inside(header, size);
     const std::string again = file_of(header);
-    MemoryFile written({reinterpret_cast<const std::uint8_t*>(again.data()), again.size()});
+    halfquad::fuzz::InputFile written({reinterpret_cast<const std::uint8_t*>(again.data()), again.size()});
     if (file_of(halfquad::read_gguf_header(written, "again")) != again) std::abort();
   } catch (const halfquad::Error& error) {
     if (error.code() != halfquad::ErrorCode::kBadInput) std::abort();

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -8,26 +7,9 @@
 
 #include "io/safetensors_header.h"
 #include "runtime/error.h"
+#include "tests/fuzz/input_file.h"
 
 namespace {
-
-/// A file that is the fuzzer's input.
-class MemoryFile final : public halfquad::ReadFile {
- public:
-  explicit MemoryFile(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
-
-  [[nodiscard]] std::uint64_t size() const override { return bytes_.size(); }
-  [[nodiscard]] std::span<std::byte> read(std::uint64_t offset, std::size_t bytes,
-                                          std::span<std::byte> scratch) override {
-    if (offset > bytes_.size() || bytes > bytes_.size() - offset || scratch.size() < bytes + kSlack) std::abort();
-    const auto wanted = std::as_bytes(bytes_.subspan(static_cast<std::size_t>(offset), bytes));
-    std::copy(wanted.begin(), wanted.end(), scratch.begin());
-    return scratch.first(bytes);
-  }
-
- private:
-  std::span<const std::uint8_t> bytes_;
-};
 
 void require_contiguous(const halfquad::SafetensorsHeader& header, std::uint64_t data_bytes) {
   std::uint64_t expected = 0;
@@ -42,7 +24,7 @@ void require_contiguous(const halfquad::SafetensorsHeader& header, std::uint64_t
 
 /// Either kBadInput, or tensors that fill the data section exactly and a header that reads back the same when written.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  MemoryFile file({data, size});
+  halfquad::fuzz::InputFile file({data, size});
   try {
     const halfquad::SafetensorsHeader header = halfquad::read_safetensors_header(file, "input");
     const std::uint64_t data_bytes = size - header.data_start;
