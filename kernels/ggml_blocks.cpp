@@ -3,6 +3,7 @@
 #include <array>
 #include <cstring>
 
+#include "kernels/decode.h"
 #include "runtime/check.h"
 
 namespace halfquad {
@@ -150,6 +151,19 @@ void unpack_ggml_blocks(GgmlBlock kind, const std::byte* blocks, const MutableGg
       return unpack_all<5, true>(kind, blocks, groups);
     case GgmlBlock::kQ8_0:
       return unpack_all<8, false>(kind, blocks, groups);
+  }
+}
+
+void dequantize_q8_0(const std::byte* blocks, std::int64_t elems, float* weights) noexcept {
+  for (std::int64_t b = 0; b < elems / kGgmlBlockElems; ++b) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, blocks, sizeof bits);
+    const float d = f16_to_f32(bits);
+    std::array<std::int8_t, kGgmlBlockElems> codes{};
+    std::memcpy(codes.data(), blocks + sizeof bits, sizeof codes);
+    for (std::size_t j = 0; j < codes.size(); ++j) weights[j] = static_cast<float>(codes[j]) * d;
+    blocks += sizeof bits + sizeof codes;
+    weights += kGgmlBlockElems;
   }
 }
 

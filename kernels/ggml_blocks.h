@@ -40,4 +40,7 @@ void pack_ggml_blocks(GgmlBlock kind, const GgmlGroups& groups, std::byte* block
 /// The inverse, with one grid a block. @pre groups.group_size == 32
 void unpack_ggml_blocks(GgmlBlock kind, const std::byte* blocks, const MutableGgmlGroups& groups) noexcept;
 
+/// The weights of elems / 32 blocks of Q8_0, which fp32 holds exactly.
+void dequantize_q8_0(const std::byte* blocks, std::int64_t elems, float* weights) noexcept;
+
 }  // namespace halfquad

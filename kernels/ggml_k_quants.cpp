@@ -211,6 +211,23 @@ void dequantize_k_quants(GgmlKQuant kind, const std::byte* blocks, std::int64_t 
   }
 }
 
+void unpack_k_quants(GgmlKQuant kind, const std::byte* blocks, std::int64_t count, std::uint8_t* codes, float* scale,
+                     float* minimum) noexcept {
+  HALFQUAD_DCHECK(count % kGgmlSuperBlock == 0);
+  const KQuantShape shape = shape_of(kind);
+  KQuantBlock block;
+  for (std::int64_t at = 0; at < count; at += kGgmlSuperBlock, blocks += shape.bytes) {
+    unpack_k_block(kind, blocks, block);
+    std::memcpy(codes + at, block.q.data(), block.q.size());
+    const float d = f16_to_f32(block.d);
+    const float dmin = f16_to_f32(block.dmin);
+    for (std::size_t j = 0; j < static_cast<std::size_t>(shape.subs()); ++j) {
+      *scale++ = d * static_cast<float>(block.sc[j]);
+      *minimum++ = shape.min_hi > 0 ? dmin * static_cast<float>(block.mn[j]) : 0;
+    }
+  }
+}
+
 void measure_k_quants(const float* weights, const float* restored, std::int64_t count, ErrorSums& sums) noexcept {
   HALFQUAD_DCHECK(count % kGgmlSuperBlock == 0);
   for (std::int64_t at = 0; at < count; at += kGgmlSuperBlock) {

@@ -44,6 +44,11 @@ class GgmlKQuantizer {
 /// The weights that `count` / 256 blocks stand for, in fp32, each operation rounded once, in the order written above.
 void dequantize_k_quants(GgmlKQuant kind, const std::byte* blocks, std::int64_t count, float* weights) noexcept;
 
+/// The codes q of `count` weights as stored, and for every sub-block its scale d·sc and minimum dmin·mn (0 for the
+/// kinds without).
+void unpack_k_quants(GgmlKQuant kind, const std::byte* blocks, std::int64_t count, std::uint8_t* codes, float* scale,
+                     float* minimum) noexcept;
+
 /// Adds the errors of restored weights, whole super-blocks, to `sums`: a super-block is a group of consecutive
 /// elements.
 void measure_k_quants(const float* weights, const float* restored, std::int64_t count, ErrorSums& sums) noexcept;

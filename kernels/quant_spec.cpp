@@ -63,10 +63,25 @@ std::string number(double value) {
   return text.data();
 }
 
+std::optional<std::string> why_not_als(const QuantSpec& spec) {
+  if (spec.axis != 1) return "the als solver needs axis 1";
+  if (spec.starts < 1 || spec.starts > QuantSpec::kMaxStarts) {
+    return "starts must be 1 to " + std::to_string(QuantSpec::kMaxStarts) + ", not " + std::to_string(spec.starts);
+  }
+  if (spec.rounds < 1 || spec.rounds > QuantSpec::kMaxIters) {
+    return "rounds must be 1 to " + std::to_string(QuantSpec::kMaxIters) + ", not " + std::to_string(spec.rounds);
+  }
+  if (!(spec.importance_power >= 0 && spec.importance_power <= 2)) {
+    return "importance power must be 0 to 2, not " + number(spec.importance_power);
+  }
+  return std::nullopt;
+}
+
 /// The part of why_not that does not look at the tensor.
 std::optional<std::string> why_not_at_all(const QuantSpec& spec) {
   if (spec.axis != 0 && spec.axis != 1) return "axis must be 0 or 1, not " + std::to_string(spec.axis);
   if (spec.group_size < 0) return "group size must not be negative, not " + std::to_string(spec.group_size);
+  if (spec.solver == SolverKind::kAls && spec.channel_wise) return why_not_als(spec);
   if (!spec.optimizes()) return std::nullopt;
   if (spec.iters < 1 || spec.iters > QuantSpec::kMaxIters) {
     return "iterations must be 1 to " + std::to_string(QuantSpec::kMaxIters) + ", not " + std::to_string(spec.iters);
@@ -89,10 +104,24 @@ std::optional<CodeWidth> code_width_from_name(std::string_view name) noexcept {
   return found->width;
 }
 
-std::string_view name_of(SolverKind solver) noexcept { return solver == SolverKind::kRtn ? "rtn" : "hqq"; }
+std::string_view name_of(Importance importance) noexcept {
+  return importance == Importance::kNone ? "none" : "weights";
+}
+
+std::optional<Importance> importance_from_name(std::string_view name) noexcept {
+  for (const Importance importance : {Importance::kNone, Importance::kWeights}) {
+    if (name_of(importance) == name) return importance;
+  }
+  return std::nullopt;
+}
+
+std::string_view name_of(SolverKind solver) noexcept {
+  if (solver == SolverKind::kAls) return "als";
+  return solver == SolverKind::kRtn ? "rtn" : "hqq";
+}
 
 std::optional<SolverKind> solver_from_name(std::string_view name) noexcept {
-  for (const SolverKind solver : {SolverKind::kRtn, SolverKind::kHqq}) {
+  for (const SolverKind solver : {SolverKind::kRtn, SolverKind::kHqq, SolverKind::kAls}) {
     if (name == name_of(solver)) return solver;
   }
   return std::nullopt;
@@ -117,6 +146,7 @@ std::optional<std::string> why_not_grouped(const QuantSpec& spec, std::int64_t r
 
 std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
   if (auto reason = why_not_grouped(spec, rows, cols)) return reason;
+  if (spec.super_blocks) return "hqq has no super-blocks";
   const Packing packing = packing_of(spec.width);
   const std::int64_t grouped_rows = grouped_shape(spec, rows, cols).rows;
   const std::int64_t slabs = slabs_of(packing);

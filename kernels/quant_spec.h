@@ -18,6 +18,7 @@ enum class Packing : std::uint8_t { k8BitU8, k4BitU8, k3Bit32, k2BitU8, k1BitU8 
 enum class SolverKind : std::uint8_t {
   kRtn,  ///< Round to nearest between the group's minimum and maximum ("optimize off" in the hqq library).
   kHqq,  ///< The published half-quadratic solver with its tensor-wide early stop.
+  kAls,  ///< Scale and zero by alternating least squares from several ranges, columns weighted (als_search.h).
 };
 
 /// What the zero of a group may be. Whole zeros are solved for as such, not rounded afterwards: the range is extended
@@ -28,12 +29,20 @@ enum class ZeroKind : std::uint8_t {
   kSymmetric,  ///< 2^(bits-1) in every group; (qmax + 1) / 2 rounded down for 1.58 bits.
 };
 
+/// What tells how much the errors of a column (an input channel) count, for kAls.
+enum class Importance : std::uint8_t {
+  kNone,     ///< All the same.
+  kWeights,  ///< A guess from the columns themselves (column_importance.h).
+};
+
 [[nodiscard]] int qmax(CodeWidth width) noexcept;                  ///< 1, 2, 3, 7, 15, 31, 63, 255.
 [[nodiscard]] double bits_of(CodeWidth width) noexcept;            ///< 1, 1.58, 2, ...
 [[nodiscard]] std::string_view name_of(CodeWidth width) noexcept;  ///< "1", "1.58", "2", ...
 [[nodiscard]] std::optional<CodeWidth> code_width_from_name(std::string_view name) noexcept;
-[[nodiscard]] std::string_view name_of(SolverKind solver) noexcept;  ///< "rtn", "hqq".
+[[nodiscard]] std::string_view name_of(SolverKind solver) noexcept;  ///< "rtn", "hqq", "als".
 [[nodiscard]] std::optional<SolverKind> solver_from_name(std::string_view name) noexcept;
+[[nodiscard]] std::string_view name_of(Importance importance) noexcept;  ///< "none", "weights".
+[[nodiscard]] std::optional<Importance> importance_from_name(std::string_view name) noexcept;
 
 [[nodiscard]] Packing packing_of(CodeWidth width) noexcept;  ///< 8, 6, 5 -> k8BitU8; 2, 1.58 -> k2BitU8.
 [[nodiscard]] std::string_view name_of(Packing packing) noexcept;
@@ -50,17 +59,31 @@ struct QuantSpec {
   bool channel_wise = true;      ///< false: one scale and zero for the tensor, never optimized, no grouping.
   bool round_zero = false;       ///< Round the start value of zero.
   SolverKind solver = SolverKind::kHqq;
-  int iters = 20;        ///< Steps at most (1..kMaxIters); ignored by kRtn.
+  int iters = 20;        ///< kHqq: steps at most (1..kMaxIters).
   double lp_norm = 0.7;  ///< p of the shrinkage, 0.1..1.
   double beta = 10.0;
   double kappa = 1.01;
   ZeroKind zeros = ZeroKind::kFloat;
+  /// Scales, and what stands beside them, are small whole numbers in units that 256 weights share: ggml's K types, with
+  /// a search of their own (ggml_k_quants.h).
+  bool super_blocks = false;
+  int starts = 5;  ///< kAls: ranges each group is searched from (1..kMaxStarts).
+  int rounds = 4;  ///< kAls: fits of scale and zero from each of them at most (1..kMaxIters).
+
+  Importance importance = Importance::kWeights;  ///< kAls.
+  double importance_power = 1;                   ///< kAls: of the measure that column weights are made from, 0..2.
 
   static constexpr int kMaxIters = 1000;
+  static constexpr int kMaxStarts = 41;
 
-  /// Whether the tensor-wide early stop can come up: hqq, channel-wise, zeros of any value.
+  /// Whether the tensor-wide early stop can come up: hqq, channel-wise, zeros and scales of any value.
   [[nodiscard]] bool optimizes() const noexcept {
-    return solver == SolverKind::kHqq && channel_wise && zeros == ZeroKind::kFloat;
+    return solver == SolverKind::kHqq && channel_wise && zeros == ZeroKind::kFloat && !super_blocks;
+  }
+  /// Whether something has to be known of every column of the tensor before any group is solved.
+  [[nodiscard]] bool weighs_columns() const noexcept {
+    return solver == SolverKind::kAls && importance == Importance::kWeights && channel_wise &&
+           zeros == ZeroKind::kFloat && !super_blocks;
   }
   friend bool operator==(const QuantSpec&, const QuantSpec&) = default;
 };

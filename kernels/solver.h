@@ -14,6 +14,14 @@
 
 namespace halfquad {
 
+/// How much the squared error of each column of a matrix counts. Element k of group g of a block lies in column
+/// (first_col + g * group_elems + k) mod cols, whatever lies between the groups in memory.
+struct ColumnWeights {
+  const float* h = nullptr;  ///< One for each of `cols` columns, finite and > 0; null: all count the same.
+  std::int64_t cols = 0;
+  std::int64_t first_col = 0;  ///< Of the block's first element; less than `cols`.
+};
+
 /// Some groups of a grouped matrix in the source's dtype. Element k of group g is element
 /// `g * group_stride + k * element_stride` of `data`.
 struct GroupBlock {
@@ -23,6 +31,7 @@ struct GroupBlock {
   std::int64_t group_elems = 0;
   std::int64_t group_stride = 0;
   std::int64_t element_stride = 1;
+  ColumnWeights importance = {};  ///< Read by solve() with kAls and by refit_zeros(); @pre element_stride is 1 there.
 };
 
 /// Where results of a block go. Code of element k of group g: codes[g * group_stride + k * element_stride].
@@ -108,7 +117,7 @@ class Solver {
   virtual ~Solver() = default;
   [[nodiscard]] virtual std::string name() const = 0;  ///< "reference", "simd AVX3", ...
 
-  /// Solves every group of `block` (hqq or rtn by request.spec; whole zeros by IntegerZeroSearch) and adds to `stats`.
+  /// Solves every group of `block` (by request.spec.solver; whole zeros by IntegerZeroSearch) and adds to `stats`.
   virtual void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
                      SolveStats& stats) = 0;
 
@@ -120,6 +129,11 @@ class Solver {
   /// adds the errors of (q - z)·s to stats.final_error.
   virtual void encode_groups(const GroupBlock& block, CodeWidth width, const GroupGrids& grids,
                              const SolveTarget& target, SolveStats& stats) = 0;
+
+  /// The zero of each group that fits `stored_scale` best once the codes are those on `grids`: the weighted mean of
+  /// the codes minus that of the weights over the stored scale. `zero` may be grids.zero. @pre stored_scale > 0.
+  virtual void refit_zeros(const GroupBlock& block, CodeWidth width, const GroupGrids& grids, const float* stored_scale,
+                           float* zero) = 0;
 
   /// Range of `count` consecutive weights.
   [[nodiscard]] virtual WeightRange range(const std::byte* data, DType dtype, std::int64_t count) = 0;

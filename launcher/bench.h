@@ -21,8 +21,10 @@ struct BenchOptions {
   std::vector<std::string> group_sizes{"32", "64", "128"};
   std::vector<std::string> isas;  ///< Empty: all of this machine.
   std::string round_zero = "auto";
-  int runs = 5;               ///< Measured runs, of which the median counts; one more goes first.
-  double run_seconds = 0.03;  ///< Length of a run of the in-memory benches.
+  std::string solver = "hqq";   ///< Or "als", measured beside hqq.
+  std::string zeros = "float";  ///< Or "integer", "symmetric": the search for whole zeros, measured beside hqq.
+  int runs = 5;                 ///< Measured runs, of which the median counts; one more goes first.
+  double run_seconds = 0.03;    ///< Length of a run of the in-memory benches.
   std::string dir;
   std::string size = "1GiB";
   std::string source;

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "kernels/column_importance.h"
 #include "kernels/decode.h"
 #include "kernels/pack.h"
 #include "launcher/bench.h"
@@ -20,6 +21,7 @@ namespace {
 
 constexpr std::int64_t kBlockWeights = 65536;  // what a strip of a tile hands the solver; all of it stays inside L2
 constexpr double kSigma = 0.02;                // spread of a trained layer's weights
+constexpr std::int64_t kColumns = 4096;        // whose importance the als solver is given
 
 /// Roughly Gaussian bf16 weights, the same every time.
 void fill_weights(std::span<std::byte> bytes) {
@@ -54,7 +56,15 @@ class SolveBench {
     request_.spec = spec;
     request_.iters = spec.iters;
     request_.exit = exit;
+    if (spec.solver == SolverKind::kAls) {
+      ColumnMoments moments(kColumns);
+      add_to(moments);
+      importance_ = column_importance(moments, kBlockWeights);
+    }
   }
+
+  /// What comes before als can solve: sums over columns.
+  void add_to(ColumnMoments& moments) const { moments.add(weights_.bytes().data(), DType::kBF16, 0, weights()); }
 
   [[nodiscard]] std::int64_t weights() const noexcept { return shape_.groups * shape_.group_elems; }
 
@@ -65,6 +75,7 @@ class SolveBench {
     block.groups = shape_.groups;
     block.group_elems = shape_.group_elems;
     block.group_stride = shape_.group_elems;
+    if (!importance_.empty()) block.importance = {importance_.data(), kColumns, 0};
     auto* codes = reinterpret_cast<std::uint8_t*>(codes_.bytes().data());
     SolveTarget target{codes, shape_.group_elems, 1, scale_.data(), zero_.data()};
     solver.solve(block, request_, target, stats_);
@@ -89,7 +100,7 @@ class SolveBench {
   BufferPool pool_;
   Buffer weights_, codes_, packed_;
   std::int64_t packed_rows_ = 0;
-  std::vector<float> scale_, zero_;
+  std::vector<float> scale_, zero_, importance_;
   SolveStats stats_;
   SolveRequest request_;
 };
@@ -123,6 +134,14 @@ double solve_rate(const MakeSolver& make, const QuantSpec& spec, FixedPointExit 
   return weights * static_cast<double>(calls * threads) / seconds;
 }
 
+/// Weights per second of one thread that adds up the columns.
+double moments_rate(const QuantSpec& spec, const BenchOptions& options) {
+  const SolveBench block(spec, FixedPointExit::kOn);
+  ColumnMoments moments(kColumns);
+  const double seconds = seconds_per_call(options.runs, options.run_seconds, [&] { block.add_to(moments); });
+  return static_cast<double>(block.weights()) / seconds;
+}
+
 QuantSpec bench_spec(const std::string& bits, const std::string& group_size, const std::string& round_zero) {
   QuantSpec spec;
   const std::optional<CodeWidth> width = code_width_from_name(bits);
@@ -136,6 +155,44 @@ QuantSpec bench_spec(const std::string& bits, const std::string& group_size, con
   return spec;
 }
 
+/// One row of the als solver, beside what hqq does in the same run.
+void bench_als(const MakeSolver& make, const QuantSpec& hqq, const BenchReport::Fields& labels,
+               const BenchOptions& options, BenchReport& report) {
+  const int threads = options.machine.threads.value_or(1);
+  QuantSpec spec = hqq;
+  spec.solver = SolverKind::kAls;
+  const double rate = solve_rate(make, spec, FixedPointExit::kOn, threads, options);
+  const double hqq_rate = solve_rate(make, hqq, FixedPointExit::kOn, threads, options);
+  BenchReport::Fields fields = labels;
+  fields.insert(fields.end(),
+                {{"solver", std::string(name_of(spec.solver))},
+                 {"starts", fmt::format("{}", spec.starts)},
+                 {"rounds", fmt::format("{}", spec.rounds)},
+                 {"threads", fmt::format("{}", threads)},
+                 {"mweights_per_s", fmt::format("{:.1f}", rate / 1e6)},
+                 {"hqq_mweights_per_s", fmt::format("{:.1f}", hqq_rate / 1e6)},
+                 {"ratio_to_hqq", fmt::format("{:.3f}", rate / hqq_rate)},
+                 {"column_sums_mweights_per_s", fmt::format("{:.1f}", moments_rate(hqq, options) / 1e6)}});
+  report.add(fields);
+}
+
+/// One row of the search for whole zeros, beside what hqq does in the same run.
+void bench_whole_zeros(const MakeSolver& make, const QuantSpec& hqq, const BenchReport::Fields& labels,
+                       const BenchOptions& options, BenchReport& report) {
+  const int threads = options.machine.threads.value_or(1);
+  QuantSpec spec = hqq;
+  spec.zeros = options.zeros == "symmetric" ? ZeroKind::kSymmetric : ZeroKind::kInteger;
+  const double rate = solve_rate(make, spec, FixedPointExit::kOn, threads, options);
+  const double hqq_rate = solve_rate(make, hqq, FixedPointExit::kOn, threads, options);
+  BenchReport::Fields fields = labels;
+  fields.insert(fields.end(), {{"zeros", options.zeros},
+                               {"threads", fmt::format("{}", threads)},
+                               {"mweights_per_s", fmt::format("{:.1f}", rate / 1e6)},
+                               {"hqq_mweights_per_s", fmt::format("{:.1f}", hqq_rate / 1e6)},
+                               {"ratio_to_hqq", fmt::format("{:.3f}", rate / hqq_rate)}});
+  report.add(fields);
+}
+
 /// One row per bits and group size of one SIMD target.
 void bench_target(const std::string& isa, double reference_rate, const BenchOptions& options, BenchReport& report) {
   const MakeSolver make = [&isa] { return make_simd_solver(isa); };
@@ -143,6 +200,14 @@ void bench_target(const std::string& isa, double reference_rate, const BenchOpti
   for (const std::string& bits : options.bits) {
     for (const std::string& group_size : options.group_sizes) {
       const QuantSpec spec = bench_spec(bits, group_size, options.round_zero);
+      if (options.solver == "als") {
+        bench_als(make, spec, {{"isa", isa}, {"bits", bits}, {"group_size", group_size}}, options, report);
+        continue;
+      }
+      if (options.zeros != "float") {
+        bench_whole_zeros(make, spec, {{"isa", isa}, {"bits", bits}, {"group_size", group_size}}, options, report);
+        continue;
+      }
       const double every_step = solve_rate(make, spec, FixedPointExit::kOff, threads, options);
       const double with_exit = solve_rate(make, spec, FixedPointExit::kOn, threads, options);
       report.add({{"isa", isa},
@@ -179,8 +244,11 @@ void bench_solve(const Context& context, const BenchOptions& options) {
   }
   context.out << fmt::format("# {}: bf16 in, packed codes out, blocks of {} weights, one thread = one core\n",
                              cpu_model(), kBlockWeights);
-  const double reference_rate = solve_rate([&] { return make_simd_solver(available.front()); },
-                                           bench_spec("4", "64", options.round_zero), FixedPointExit::kOff, 1, options);
+  double reference_rate = 0;
+  if (options.solver == "hqq" && options.zeros == "float") {
+    reference_rate = solve_rate([&] { return make_simd_solver(available.front()); },
+                                bench_spec("4", "64", options.round_zero), FixedPointExit::kOff, 1, options);
+  }
   BenchReport report(context.out, "solve");
   for (const std::string& isa : isas) bench_target(isa, reference_rate, options, report);
   report.finish();

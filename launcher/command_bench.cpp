@@ -85,6 +85,16 @@ Command add_bench(CLI::App& root, const Context& context) {
       ->check(quiet(CLI::IsMember({"auto", "on", "off"})))
       ->type_name("WHEN")
       ->group("Solver");
+  app->add_option("--solver", options->solver, "hqq, or als beside hqq")
+      ->capture_default_str()
+      ->check(quiet(CLI::IsMember({"hqq", "als"})))
+      ->type_name("NAME")
+      ->group("Solver");
+  app->add_option("--zeros", options->zeros, "float, or integer or symmetric ones beside hqq's")
+      ->capture_default_str()
+      ->check(quiet(CLI::IsMember({"float", "integer", "symmetric"})))
+      ->type_name("KIND")
+      ->group("Solver");
   add_thread_option(*app, options->machine);
   app->get_option("--threads")->description("Threads; solve uses one unless this is given");
   add_io_options(*app, *options);

@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "kernels/decode.h"
-#include "kernels/integer_zero.h"
 #include "kernels/power.h"
+#include "kernels/reference/als.h"
+#include "kernels/reference/integer_zero.h"
 #include "kernels/solver.h"
 
 // The definition of the bytes: one group at a time, one rounded fp32 operation after the other. Clarity before speed.
@@ -98,20 +99,6 @@ float shrink(float e, const StepConstants& step, const SolveRequest& request, co
   return e < 0 ? -x : x;
 }
 
-/// The range that the codes of a group have to cover.
-struct Span {
-  float length = 0;
-  float middle = 0;
-};
-
-Span span_of(const WeightRange& range, ZeroKind zeros) noexcept {
-  if (zeros == ZeroKind::kFloat) return {.length = range.hi - range.lo};
-  const float lo = std::min(range.lo, 0.0F);
-  const float hi = std::max(range.hi, 0.0F);
-  if (zeros == ZeroKind::kSymmetric) return {.length = 2 * std::max(-lo, hi)};
-  return {.length = hi - lo, .middle = 0.5F * (lo + hi)};
-}
-
 class ReferenceSolver final : public Solver {
  public:
   [[nodiscard]] std::string name() const override { return "reference"; }
@@ -120,17 +107,10 @@ class ReferenceSolver final : public Solver {
              SolveStats& stats) override {
     for (std::int64_t g = 0; g < block.groups; ++g) {
       const WeightRange range = load(block, g);
-      const Span span = span_of(range, request.spec.zeros);
-      if (range.nonfinite || !std::isfinite(span.length)) {
+      FixedGrid grid;
+      if (range.nonfinite || !find_grid(block, g, range, request, grid, stats)) {
         stats.nonfinite = true;
         continue;
-      }
-      FixedGrid grid;
-      if (request.spec.zeros == ZeroKind::kFloat) {
-        grid = start_grid(range, request.spec.width, request.spec.round_zero);
-        iterate(order_of(block), request, grid, stats);
-      } else {
-        grid = search_integer_zero(order_of(block), request.spec, span);
       }
       target.scale[g] = grid.scale;
       target.zero[g] = grid.zero;
@@ -162,6 +142,21 @@ class ReferenceSolver final : public Solver {
       }
       put_codes({grids.inverse_scale[g], grids.scale[g], grids.zero[g]}, width, target, g);
       add_errors(order_of(block), grids.scale[g], grids.zero[g], stats.final_error);
+    }
+  }
+
+  void refit_zeros(const GroupBlock& block, CodeWidth width, const GroupGrids& grids, const float* stored_scale,
+                   float* zero) override {
+    const auto largest = static_cast<float>(qmax(width));
+    for (std::int64_t g = 0; g < block.groups; ++g) {
+      load(block, g);
+      load_importance(block, g);
+      for (std::size_t k = 0; k < w_.size(); ++k) {
+        x_[k] = h_[k] * w_[k];
+        y_[k] = h_[k] * code_of(w_[k] * grids.inverse_scale[g], grids.zero[g], largest);
+      }
+      const float all = sum_32(h_);
+      zero[g] = sum_32(y_) / all - (sum_32(x_) / all) / stored_scale[g];
     }
   }
 
@@ -200,6 +195,32 @@ class ReferenceSolver final : public Solver {
     return all;
   }
 
+  /// Sets h_ to the importance of the columns that the current group, `g` of `block`, lies in.
+  void load_importance(const GroupBlock& block, std::int64_t g) {
+    h_.assign(w_.size(), 1.0F);
+    const ColumnWeights& columns = block.importance;
+    if (columns.h == nullptr) return;
+    const std::int64_t first = columns.first_col + g * block.group_elems;
+    for (std::size_t k = 0; k < h_.size(); ++k) {
+      h_[k] = columns.h[(first + static_cast<std::int64_t>(k)) % columns.cols];
+    }
+  }
+
+  /// Solves for the grid of the current group, `g` of `block`; false when its range is beyond fp32.
+  bool find_grid(const GroupBlock& block, std::int64_t g, const WeightRange& range, const SolveRequest& request,
+                 FixedGrid& grid, SolveStats& stats) {
+    if (request.spec.zeros != ZeroKind::kFloat) return search_integer_zero(w_, range, request.spec, grid);
+    if (!std::isfinite(range.hi - range.lo)) return false;
+    if (request.spec.solver == SolverKind::kAls) {
+      load_importance(block, g);
+      grid = search_als(w_, h_, range, request.spec);
+    } else {
+      grid = start_grid(range, request.spec.width, request.spec.round_zero);
+      iterate(order_of(block), request, grid, stats);
+    }
+    return true;
+  }
+
   /// Runs the steps of the half-quadratic solver on the current group; only the zero of `grid` moves.
   void iterate(SumOrder order, const SolveRequest& request, FixedGrid& grid, SolveStats& stats) {
     const int steps = request.spec.optimizes() ? request.iters : 0;
@@ -224,58 +245,6 @@ class ReferenceSolver final : public Solver {
         stats.step_abs[static_cast<std::size_t>(t)].add(finite_or_max(sum_in(order, abs_error)));
       }
       grid.zero = sum_in(order, offset) / static_cast<float>(w_.size());
-    }
-  }
-
-  FixedGrid search_integer_zero(SumOrder order, const QuantSpec& spec, const Span& span) {
-    const bool symmetric = spec.zeros == ZeroKind::kSymmetric;
-    const auto largest = static_cast<float>(qmax(spec.width));
-    const float fixed = symmetric ? IntegerZeroSearch::symmetric_zero(spec.width) : 0;
-    if (!(span.length > IntegerZeroSearch::kNarrowest)) return {.zero = fixed};
-
-    Candidate best;
-    for (const float part : IntegerZeroSearch::kParts) {
-      const float scale = span.length * part / largest;
-      const float rounded = std::nearbyint((0.5F * span.length * part - span.middle) / scale);
-      if (part == IntegerZeroSearch::kParts[0]) {
-        best = {.scale = scale, .zero = symmetric ? fixed : std::clamp(rounded, 0.0F, largest)};
-      }
-      for (float offset = -1; offset <= 1; ++offset) {
-        const float zero = symmetric ? fixed : rounded + offset;
-        if (zero < 0 || zero > largest || (symmetric && offset != 0)) continue;
-        refine_scale(order, spec, {.scale = scale, .zero = zero}, best);
-      }
-    }
-    return {.inverse_scale = 1.0F / best.scale, .scale = best.scale, .zero = best.zero};
-  }
-
-  struct Candidate {
-    float scale = 1;
-    float zero = 0;
-    float square_sum = std::numeric_limits<float>::infinity();  ///< Of its errors, once they are known.
-  };
-
-  /// Fits the scale to the codes and derives the codes again, keeping the best pair ever met in `best`.
-  void refine_scale(SumOrder order, const QuantSpec& spec, Candidate now, Candidate& best) {
-    const auto largest = static_cast<float>(qmax(spec.width));
-    const int rounds = IntegerZeroSearch::rounds(spec);
-    for (int round = 0; round < rounds; ++round) {
-      const float inverse_scale = 1.0F / now.scale;
-      for (std::size_t k = 0; k < w_.size(); ++k) {
-        const float steps = code_of(w_[k] * inverse_scale, now.zero, largest) - now.zero;
-        const float e = w_[k] - steps * now.scale;
-        q_[k] = e * e;
-        x_[k] = w_[k] * steps;
-        y_[k] = steps * steps;
-      }
-      now.square_sum = sum_in(order, q_);
-      if (now.square_sum < best.square_sum) best = now;
-      const float products = sum_in(order, x_);
-      const float squares = sum_in(order, y_);
-      if (!(squares > 0 && products > 0)) return;
-      const float fitted = products / squares;
-      if (fitted == now.scale) return;
-      now.scale = fitted;
     }
   }
 
@@ -305,6 +274,7 @@ class ReferenceSolver final : public Solver {
   }
 
   std::vector<float> w_;  // weights of the current group
+  std::vector<float> h_;  // importance of their columns, where it is asked for
   std::vector<float> q_;  // its codes
   std::vector<float> x_;  // terms of a sum
   std::vector<float> y_;

@@ -17,6 +17,8 @@
 #define HWY_TARGET_INCLUDE "kernels/simd/simd_solver.cpp"  // NOLINT
 #include <hwy/foreach_target.h>                            // must come before the per-target code
 
+#include "kernels/simd/als_lanes.h"
+#include "kernels/simd/importance-inl.h"
 #include "kernels/simd/integer_zero-inl.h"
 #include "kernels/simd/solve-inl.h"
 
@@ -28,6 +30,9 @@ namespace HWY_NAMESPACE {
 Solver* NewSimdSolver(const char* /*name*/) { return make_reference_solver().release(); }
 
 #else
+
+void SearchAls(const simd::AlsLanes& lanes, const QuantSpec& spec);  // als.cpp
+
 namespace {
 
 // Slots of the exact sums after those of the steps.
@@ -42,6 +47,7 @@ class SimdSolver final : public Solver {
   void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
              SolveStats& stats) override {
     if (request.spec.zeros != ZeroKind::kFloat) return solve_integer_zeros(block, request, target, stats);
+    if (request.spec.solver == SolverKind::kAls) return solve_als(block, request, target, stats);
     const bool steps = request.spec.optimizes();
     const StepPlan plan = steps ? plan_steps(request) : StepPlan{};
     const bool record = steps && request.record == RecordErrors::kYes;
@@ -137,6 +143,27 @@ class SimdSolver final : public Solver {
     flush(exact, 0, stats);
   }
 
+  void refit_zeros(const GroupBlock& block, CodeWidth width, const GroupGrids& grids, const float* stored_scale,
+                   float* zero) override {
+    const size_t elems = static_cast<size_t>(block.group_elems);
+    const size_t groups = static_cast<size_t>(block.groups);
+    scratch_.reserve(elems, 0);
+    const VF qmax_v = hn::Set(kDF, static_cast<float>(qmax(width)));
+    const simd::WeightLanes& lanes = scratch_.weights[0];
+    LoadedImportance importance(block, scratch_, lanes.clamped);
+    for (size_t first = 0; first < groups; first += kLanes) {
+      const size_t count = groups - first < kLanes ? groups - first : kLanes;
+      LoadLanes(block, first, count, scratch_, lanes.w);
+      importance.Load(first, count);
+      const MeanTerms terms{lanes.w, lanes.clamped, FirstLanes(grids.inverse_scale + first, count),
+                            FirstLanes(grids.zero + first, count), qmax_v};
+      const Sums<3> sums = SumGroup(OrderOf(block), elems, terms);
+      const VF mean_w = hn::Div(sums.x[1], sums.x[0]);
+      const VF mean_q = hn::Div(sums.x[2], sums.x[0]);
+      StoreLanes(hn::Sub(mean_q, hn::Div(mean_w, FirstLanes(stored_scale + first, count))), count, zero + first);
+    }
+  }
+
   [[nodiscard]] WeightRange range(const std::byte* data, DType dtype, std::int64_t count) override {
     constexpr std::int64_t kChunk = 4096;
     scratch_.reserve(static_cast<size_t>(kChunk), kErrorSlots);
@@ -183,6 +210,46 @@ class SimdSolver final : public Solver {
   }
 
  private:
+  void solve_als(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target, SolveStats& stats) {
+    const size_t elems = static_cast<size_t>(block.group_elems);
+    const size_t groups = static_cast<size_t>(block.groups);
+    scratch_.reserve(elems, kErrorSlots);
+    ExactLanes exact(scratch_, kErrorSlots);
+    const VF qmax_v = hn::Set(kDF, static_cast<float>(qmax(request.spec.width)));
+    LaneSet set{};
+    set.weights = scratch_.weights[0];
+    set.calm_low = hn::Set(kDF, 1.0F);  // nothing is known about any zero
+    set.calm_high = hn::Zero(kDF);
+    LoadedImportance importance(block, scratch_, set.weights.clamped);
+    HWY_ALIGN float lo[kLanes], hi[kLanes], S[kLanes], z[kLanes];
+    simd::AlsLanes lanes{set.weights.w, nullptr, set.weights.ws, scratch_.rows, elems, lo, hi, S, z};
+    if (block.importance.h != nullptr) lanes.h = set.weights.clamped;
+    for (size_t first = 0; first < groups; first += kLanes) {
+      set.first = first;
+      set.count = groups - first < kLanes ? groups - first : kLanes;
+      LoadLanes(block, first, set.count, scratch_, set.weights.w);
+      VF lowest, highest;
+      if (HWY_UNLIKELY(FindRange(set.weights.w, elems, lowest, highest))) {
+        stats.nonfinite = true;
+        return;
+      }
+      hn::Store(lowest, kDF, lo);
+      hn::Store(highest, kDF, hi);
+      if (lanes.h != nullptr) importance.Load(first, set.count);
+      SearchAls(lanes, request.spec);
+      set.grid.S = hn::Load(kDF, S);
+      set.grid.s = hn::Div(hn::Set(kDF, 1.0F), set.grid.S);
+      set.grid.z = hn::Load(kDF, z);
+      if (request.finish == Finish::kCodes) ScaleWeights(set.weights.w, set.grid.S, elems, set.weights.ws);
+      if (HWY_UNLIKELY(!store(block, request, set, qmax_v, target, 0, exact, stats))) {
+        stats.nonfinite = true;
+        return;
+      }
+      if (exact.CountVector()) flush(exact, 0, stats);
+    }
+    flush(exact, 0, stats);
+  }
+
   void solve_integer_zeros(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
                            SolveStats& stats) {
     const size_t elems = static_cast<size_t>(block.group_elems);
@@ -191,6 +258,7 @@ class SimdSolver final : public Solver {
     ExactLanes exact(scratch_, kErrorSlots);
     const VF most = hn::Set(kDF, std::numeric_limits<float>::max());
     const VF qmax_v = hn::Set(kDF, static_cast<float>(qmax(request.spec.width)));
+    const IntegerZeroSearch search(request.spec, block.group_elems);
     LaneSet set{};
     set.weights = scratch_.weights[0];
     set.calm_low = hn::Set(kDF, 1.0F);  // nothing is known about any zero
@@ -206,7 +274,8 @@ class SimdSolver final : public Solver {
         stats.nonfinite = true;
         return;
       }
-      const Candidates best = SearchIntegerZero(set.weights.w, OrderOf(block), elems, span, request.spec);
+      const WholeGrid best =
+          SearchIntegerZero(set.weights.w, elems, span, search, reinterpret_cast<std::int16_t*>(set.weights.ws));
       set.grid.S = hn::Div(hn::Set(kDF, 1.0F), best.s);
       set.grid.s = best.s;
       set.grid.z = best.z;

@@ -1,5 +1,5 @@
 """How long each format of output takes beside hqq's own layout, in one run: the formats take turns, so that all see the
-same machine.
+same machine. The seconds of the cores that it took are shown too: other programs on the machine do not count there.
 
 Usage: formats.py HALFQUAD DIR [--runs N] [--preset NAME] [--layers N] [--threads N] [-- further options of quantize]
 
@@ -7,6 +7,7 @@ DIR: where the model and the outputs go; memory (/dev/shm) leaves the disk out o
 """
 
 import argparse
+import resource
 import shutil
 import statistics
 import subprocess
@@ -17,10 +18,16 @@ FORMATS = ("hqq", "mlx", "torchao", "gguf", "hdf5", "compressed-tensors", "awq",
 WHOLE_ZEROS = ("compressed-tensors", "awq", "gptq")
 
 
-def seconds_of(command: list) -> float:
-    start = time.monotonic()
+def core_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def seconds_of(command: list) -> tuple:
+    """By the clock, and of the cores."""
+    start, cores = time.monotonic(), core_seconds()
     subprocess.run([*map(str, command)], check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - start
+    return time.monotonic() - start, core_seconds() - cores
 
 
 def main():
@@ -47,9 +54,12 @@ def main():
     shutil.rmtree(model)
     print(f"# {options.preset}, {options.layers} layers, 4 bit, groups of 64; median of {options.runs} runs in turns")
     for form in FORMATS:
-        ratios = [theirs / ours for theirs, ours in zip(seconds[form], seconds["hqq"])]
-        note = "  (solved for whole zeros)" if form in WHOLE_ZEROS else ""
-        print(f"{form:20} {statistics.median(seconds[form]):7.2f} s  {statistics.median(ratios):5.2f} of hqq's{note}", flush=True)
+        text = f"{form:20}"
+        for what, unit in enumerate(("s", "core s")):
+            times = [run[what] for run in seconds[form]]
+            ratios = [theirs / ours[what] for theirs, ours in zip(times, seconds["hqq"])]
+            text += f" {statistics.median(times):7.2f} {unit}  {statistics.median(ratios):5.2f} of hqq's"
+        print(text + ("  (solved for whole zeros)" if form in WHOLE_ZEROS else ""), flush=True)
 
 
 if __name__ == "__main__":

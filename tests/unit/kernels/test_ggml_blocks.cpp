@@ -88,6 +88,23 @@ TEST(GgmlBlocks, AreReadBack) {
   }
 }
 
+TEST(GgmlBlocks, Q8IsItsCodesTimesTheirScale) {
+  constexpr std::int64_t kBlocks = 3;
+  const std::vector<std::uint16_t> d = {f32_to_f16(0.25F), f32_to_f16(-3.5F), 1};  // the last one subnormal
+  std::vector<std::uint8_t> codes(kBlocks * 32);
+  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(i * 37);
+  Bytes blocks(static_cast<std::size_t>(kBlocks * block_bytes_of(GgmlBlock::kQ8_0)));
+  pack_ggml_blocks(GgmlBlock::kQ8_0, {codes.data(), d.data(), nullptr, kBlocks * 32, 32}, blocks.data());
+  std::vector<float> weights(codes.size() + 1, 7.0F);
+
+  dequantize_q8_0(blocks.data(), kBlocks * 32, weights.data());
+
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    EXPECT_EQ(weights[i], (static_cast<float>(codes[i]) - 128) * f16_to_f32(d[i / 32])) << i;
+  }
+  EXPECT_EQ(weights.back(), 7.0F);
+}
+
 TEST(GgmlBlocks, EqualTheGoldens) {
   const std::filesystem::path folder = HALFQUAD_GOLDEN_DIR;
   const test::GoldenFile inputs = test::read_golden_file(folder / "formats" / "inputs.safetensors");

@@ -78,7 +78,7 @@ class IntegerZero : public testing::TestWithParam<std::string> {
   std::unique_ptr<Solver> reference_ = make_reference_solver();
 };
 
-TEST_P(IntegerZero, ComesAsCloseAsTheIndependentSearch) {
+TEST_P(IntegerZero, ComesAtLeastAsCloseAsTheIndependentSearch) {
   const std::filesystem::path folder = HALFQUAD_GOLDEN_DIR;
   const test::GoldenFile golden = test::read_golden_file(folder / "solvers" / "integer_zero.safetensors");
   int cases = 0;
@@ -109,62 +109,117 @@ TEST_P(IntegerZero, ComesAsCloseAsTheIndependentSearch) {
 
     double want = 0;
     double got = 0;
-    std::int64_t different = 0;
     for (std::int64_t g = 0; g < groups; ++g) {
       const auto at = static_cast<std::size_t>(g * group_size);
       const auto i = static_cast<std::size_t>(g);
       const auto* q = reinterpret_cast<const std::uint8_t*>(expected.bytes.data()) + at;
       want += square_error(&w[at], q, group_size, scale[i], zero[i]);
       got += square_error(&w[at], &codes[at], group_size, got_scale[i], got_zero[i]);
-      for (std::int64_t k = 0; k < group_size; ++k) different += q[k] != codes[at + static_cast<std::size_t>(k)];
     }
-    EXPECT_NEAR(got / want, 1, 1e-4);
-    EXPECT_LE(static_cast<double>(different), 0.005 * static_cast<double>(w.size()));
+    EXPECT_LE(got / want, 1 + 1e-4);
+    EXPECT_GE(got / want, 0.97);
     EXPECT_NEAR(stats.final_error.square.value() / got, 1, 1e-5);
   }
   EXPECT_EQ(cases, 15);
 }
 
-TEST_P(IntegerZero, HasASymmetricScaleNearTheBestThereIs) {
+TEST_P(IntegerZero, HasAGridNearTheBestThereIs) {
+  constexpr std::int64_t kElems[] = {32, 64, 160};
   std::mt19937_64 random(3);
-  for (const CodeWidth width : {CodeWidth::k2, CodeWidth::k3, CodeWidth::k4, CodeWidth::k8}) {
-    const RandomBlock block(random, {.groups = 20, .group_elems = 64}, DType::kF32, Weights::kHeavyTails, 0.02);
+  for (const CodeWidth width : kWidths) {
+    for (const ZeroKind zeros : kWhole) {
+      if (zeros == ZeroKind::kInteger && qmax(width) > 15) continue;  // more zeros than there is time for
+      const std::int64_t elems = pick(random, kElems);
+      const auto kind = random() % 2 == 0 ? Weights::kHeavyTails : Weights::kGauss;
+      const std::int64_t groups = 10;
+      const RandomBlock block(random, {.groups = groups, .group_elems = elems}, DType::kF32, kind, 0.02);
 
-    const Outcome got = solve(*solver_, block, 0, request_of(ZeroKind::kSymmetric, width));
+      const Outcome got = solve(*solver_, block, 0, request_of(zeros, width));
 
-    double best = 0;
-    double found = 0;
-    for (std::size_t g = 0; g < 20; ++g) {
-      float w[64];
-      std::memcpy(w, block.block().data + g * sizeof w, sizeof w);
-      EXPECT_EQ(got.zero[g], static_cast<float>((qmax(width) + 1) / 2));
-      best += best_square_error(w, 64, got.zero[g], qmax(width));
-      found += square_error(w, &got.codes[g * 64], 64, got.scale[g], got.zero[g]);
+      double best = 0;
+      double found = 0;
+      for (std::int64_t g = 0; g < groups; ++g) {
+        std::vector<float> w(static_cast<std::size_t>(elems));
+        std::memcpy(w.data(), block.block().data + static_cast<std::size_t>(g * elems) * sizeof(float),
+                    w.size() * sizeof(float));
+        const auto i = static_cast<std::size_t>(g);
+        const float middle = static_cast<float>((qmax(width) + 1) / 2);
+        if (zeros == ZeroKind::kSymmetric) {
+          EXPECT_EQ(got.zero[i], middle);
+        }
+        double least = std::numeric_limits<double>::infinity();
+        for (int zero = 0; zero <= qmax(width); ++zero) {
+          if (zeros == ZeroKind::kSymmetric && static_cast<float>(zero) != middle) continue;
+          least = std::min(least, best_square_error(w.data(), elems, zero, qmax(width)));
+        }
+        best += least;
+        found += square_error(w.data(), &got.codes[i * w.size()], elems, got.scale[i], got.zero[i]);
+      }
+      // With many codes a scale may be lucky with all of a group.
+      EXPECT_LE(found, (qmax(width) > 15 ? 1.25 : 1.04) * best)
+          << name_of(width) << " bits, groups of " << elems << ", " << test::name_of(kind);
     }
-    EXPECT_LE(found, 1.15 * best) << name_of(width) << " bits";  // at 8 bits a scale may be lucky with all of a group
   }
 }
 
 TEST_P(IntegerZero, IsWholeAndNeverWorseThanRoundToNearest) {
   std::mt19937_64 random(4);
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 300; ++i) {
     const auto kind = static_cast<Weights>(random() % test::kWeightsKinds);
-    const RandomBlock block(random, {.groups = 5, .group_elems = 32}, DType::kF32, kind, 0.1);
-    SolveRequest request = request_of(pick(random, kWhole), pick(random, kWidths));
+    const std::int64_t elems = pick(random, kGroupSizes);
+    const double size = std::pow(10.0, std::uniform_real_distribution<double>(-8, 6)(random));
+    const RandomBlock block(random, {.groups = 20, .group_elems = elems}, DType::kF32, kind, size);
+    // Where there are many codes, rounding to nearest is hard to better.
+    const CodeWidth width = i % 3 == 0 ? CodeWidth::k8 : pick(random, kWidths);
+    SolveRequest request = request_of(pick(random, kWhole), width);
+    request.spec.iters = 1 + static_cast<int>(random() % 6);
     const Outcome solved = solve(*solver_, block, 0, request);
     request.spec.solver = SolverKind::kRtn;
     const Outcome rounded = solve(*solver_, block, 0, request);
+    if (solved.stats.nonfinite) continue;  // a range beyond fp32
 
-    for (std::size_t g = 0; g < 5; ++g) {
-      float w[32];
-      std::memcpy(w, block.block().data + g * sizeof w, sizeof w);
-      EXPECT_EQ(solved.zero[g], std::nearbyint(solved.zero[g]));
-      EXPECT_GE(solved.zero[g], 0);
-      EXPECT_LE(solved.zero[g], static_cast<float>(qmax(request.spec.width)));
-      EXPECT_GT(solved.scale[g], 0);
-      const double found = square_error(w, &solved.codes[g * 32], 32, solved.scale[g], solved.zero[g]);
-      const double nearest = square_error(w, &rounded.codes[g * 32], 32, rounded.scale[g], rounded.zero[g]);
-      EXPECT_LE(found, nearest * (1 + 1e-5)) << test::name_of(kind);
+    for (std::int64_t g = 0; g < 20; ++g) {
+      const auto at = static_cast<std::size_t>(g * elems);
+      const auto n = static_cast<std::size_t>(g);
+      std::vector<float> w(static_cast<std::size_t>(elems));
+      std::memcpy(w.data(), block.block().data + at * sizeof(float), w.size() * sizeof(float));
+      EXPECT_EQ(solved.zero[n], std::nearbyint(solved.zero[n]));
+      EXPECT_GE(solved.zero[n], 0);
+      EXPECT_LE(solved.zero[n], static_cast<float>(qmax(request.spec.width)));
+      EXPECT_GT(solved.scale[n], 0);
+      const double found = square_error(w.data(), &solved.codes[at], elems, solved.scale[n], solved.zero[n]);
+      const double nearest = square_error(w.data(), &rounded.codes[at], elems, rounded.scale[n], rounded.zero[n]);
+      double noise = 0;  // what fp32 products and differences can make of no error
+      for (const float weight : w) noise += std::pow(0x1p-22 * weight, 2);
+      EXPECT_LE(found, nearest * (1 + 1e-5) + noise) << test::name_of(kind);
+    }
+  }
+}
+
+TEST_P(IntegerZero, LeavesNoErrorWhereThereNeedBeNone) {
+  std::mt19937_64 random(10);
+  for (const CodeWidth width : kWidths) {
+    for (const ZeroKind zeros : kWhole) {
+      if (zeros == ZeroKind::kSymmetric && width == CodeWidth::k8) continue;  // 256 / 255 is too far from the start
+      for (const std::int64_t elems : {4, 64, 1000}) {
+        const int largest = qmax(width);
+        const int zero = zeros == ZeroKind::kSymmetric ? (largest + 1) / 2 : static_cast<int>(random() % 2) * largest;
+        RandomBlock block(random, {.groups = 17, .group_elems = elems}, DType::kF32, Weights::kGauss, 1);
+        for (std::int64_t g = 0; g < 17; ++g) {
+          for (std::int64_t k = 0; k < elems; ++k) {
+            // All weights are multiples of one scale; among them always one that is as far out as that allows.
+            const int q =
+                k == 0 ? (zero == 0 ? largest : 0) : static_cast<int>(random() % (static_cast<unsigned>(largest) + 1));
+            block.set(g, k, 0.37 * (q - zero));
+          }
+        }
+
+        const Outcome got = solve(*solver_, block, 0, request_of(zeros, width));
+
+        const double weights = got.stats.final_error.weight2.value();
+        EXPECT_LE(got.stats.final_error.square.value(), 1e-9 * weights)
+            << name_of(width) << " bits, groups of " << elems << ", zero " << zero;
+      }
     }
   }
 }

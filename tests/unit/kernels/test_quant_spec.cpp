@@ -45,6 +45,8 @@ TEST(CodeWidth, RefusesUnknownNames) {
 TEST(SolverKind, NamesAreReadBack) {
   EXPECT_EQ(solver_from_name("rtn"), SolverKind::kRtn);
   EXPECT_EQ(solver_from_name("hqq"), SolverKind::kHqq);
+  EXPECT_EQ(solver_from_name("als"), SolverKind::kAls);
+  EXPECT_EQ(name_of(SolverKind::kAls), "als");
   EXPECT_EQ(name_of(SolverKind::kHqq), "hqq");
   EXPECT_FALSE(solver_from_name("HQQ"));
 }
@@ -141,6 +143,24 @@ TEST(WhyNot, NamesParametersOutOfRange) {
               s.iters = 0;
             }),
             "");
+}
+
+TEST(WhyNot, NamesWhatTheAlsSolverCannotDo) {
+  QuantSpec spec = spec_of(CodeWidth::k4, 64);
+  spec.solver = SolverKind::kAls;
+  spec.iters = 0;  // hqq's
+  EXPECT_EQ(reason(spec), "");
+  EXPECT_FALSE(spec.optimizes());
+
+  spec.starts = QuantSpec::kMaxStarts + 1;
+  EXPECT_EQ(reason(spec), "starts must be 1 to 41, not 42");
+  spec.starts = 1;
+  spec.rounds = 0;
+  EXPECT_EQ(reason(spec), "rounds must be 1 to 1000, not 0");
+  spec.axis = 0;
+  EXPECT_EQ(reason(spec), "the als solver needs axis 1");
+  spec.channel_wise = false;  // nothing is solved
+  EXPECT_EQ(reason(spec), "");
 }
 
 TEST(WhyNot, NamesAWholeZeroForTheTensorAtOnce) {

@@ -27,6 +27,10 @@ class HookedSolver : public Solver {
                      SolveStats& stats) override {
     solver_->encode_groups(block, width, grids, target, stats);
   }
+  void refit_zeros(const GroupBlock& block, CodeWidth width, const GroupGrids& grids, const float* stored_scale,
+                   float* zero) override {
+    solver_->refit_zeros(block, width, grids, stored_scale, zero);
+  }
   [[nodiscard]] WeightRange range(const std::byte* data, DType dtype, std::int64_t count) override {
     return solver_->range(data, dtype, count);
   }
