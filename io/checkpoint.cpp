@@ -107,13 +107,20 @@ Checkpoint::Checkpoint(FileSystem& fs, const Path& path) {
   }
 }
 
-Checkpoint Checkpoint::of_parts(const SourceFile& file, bool is_single_file, std::vector<SourceTensor> tensors,
+Checkpoint Checkpoint::of_parts(std::vector<SourceFile> files, bool is_single_file, std::vector<SourceTensor> tensors,
                                 std::optional<boost::json::object> config) {
   Checkpoint parts;
-  parts.directory_ = file.path.parent_path();
+  parts.directory_ = files.front().path.has_parent_path() ? files.front().path.parent_path() : Path(".");
   parts.single_file_ = is_single_file;
-  parts.files_.push_back(file);
+  parts.files_ = std::move(files);
   return parts.with_tensors(std::move(tensors), std::move(config));
+}
+
+Checkpoint Checkpoint::of_gguf(std::vector<SourceFile> files, bool is_single_file, std::vector<SourceTensor> tensors,
+                               std::shared_ptr<const GgufHeader> header) {
+  Checkpoint parts = of_parts(std::move(files), is_single_file, std::move(tensors), {});
+  parts.gguf_ = std::move(header);
+  return parts;
 }
 
 Checkpoint Checkpoint::with_tensors(std::vector<SourceTensor> tensors,
@@ -126,6 +133,15 @@ Checkpoint Checkpoint::with_tensors(std::vector<SourceTensor> tensors,
     const bool added = other.by_name_.emplace(other.tensors_[i].name, i).second;
     HALFQUAD_REQUIRE(added, kBadInput, "tensor " + quoted(other.tensors_[i].name) + " is there twice");
   }
+  return other;
+}
+
+Checkpoint Checkpoint::beside(FileSystem& fs, const Path& folder) const {
+  Checkpoint other = *this;
+  if (fs.kind(folder) != FileKind::kDirectory) return other;
+  other.directory_ = folder;
+  other.single_file_ = false;
+  other.side_files_ = find_side_files(fs, folder, fs.list(folder));
   return other;
 }
 

@@ -53,6 +53,8 @@ struct SourceFile {
   std::uint64_t header_digest = 0;  ///< XXH3-64 of the header bytes; PyTorch: of all that describes the tensors.
 };
 
+struct GgufHeader;
+
 /// A Hugging Face directory (config.json, weight files, an index) or a single weight file: safetensors, or, where there
 /// are none, PyTorch's pytorch_model*.bin or a *.bin, *.pt or *.pth that holds a state dict. The constructor reads and
 /// validates every header; nothing of the weights is touched.
@@ -62,13 +64,21 @@ class Checkpoint {
   /// directory, tensors the files do not hold, files the index leaves out, a name in two files, a link loop, ...
   Checkpoint(FileSystem& fs, const std::filesystem::path& path);
 
-  /// One file of another container, whose tensors are known already.
-  [[nodiscard]] static Checkpoint of_parts(const SourceFile& file, bool is_single_file,
+  /// Files of another container, whose tensors are known already.
+  [[nodiscard]] static Checkpoint of_parts(std::vector<SourceFile> files, bool is_single_file,
                                            std::vector<SourceTensor> tensors,
                                            std::optional<boost::json::object> config);
+  /// The same of a GGUF model, whose settings are in `header`; it may say of tensors that they are parts of one of its
+  /// own.
+  [[nodiscard]] static Checkpoint of_gguf(std::vector<SourceFile> files, bool is_single_file,
+                                          std::vector<SourceTensor> tensors, std::shared_ptr<const GgufHeader> header);
   /// The same files with other tensors, and another config.
   [[nodiscard]] Checkpoint with_tensors(std::vector<SourceTensor> tensors,
                                         std::optional<boost::json::object> config) const;
+
+  /// The same tensors of the same files, as a model in `folder`: that one's side files go along. Nothing changes when
+  /// it is no directory.
+  [[nodiscard]] Checkpoint beside(FileSystem& fs, const std::filesystem::path& folder) const;
 
   /// By (file, offset). Tied tensors of a PyTorch file share their bytes.
   [[nodiscard]] std::span<const SourceTensor> tensors() const noexcept { return tensors_; }
@@ -80,6 +90,8 @@ class Checkpoint {
   [[nodiscard]] bool is_single_file() const noexcept { return single_file_; }
   /// config.json as parsed, when there is one.
   [[nodiscard]] const std::optional<boost::json::object>& config() const noexcept { return config_; }
+  /// The keys of a GGUF model and the tensors of all its files in their order; null for any other checkpoint.
+  [[nodiscard]] const GgufHeader* gguf() const noexcept { return gguf_.get(); }
   /// Small files that belong to the model and go along unchanged (tokenizer, generation_config, licence, README, code,
   /// chat template), names relative to directory(); never weights, indexes or config.json. Empty for a single file.
   [[nodiscard]] std::span<const std::string> side_files() const noexcept { return side_files_; }
@@ -101,6 +113,7 @@ class Checkpoint {
   std::vector<SourceTensor> tensors_;
   std::map<std::string, std::size_t, std::less<>> by_name_;
   std::optional<boost::json::object> config_;
+  std::shared_ptr<const GgufHeader> gguf_;
   std::vector<std::string> side_files_;
 };
 

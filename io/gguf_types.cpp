@@ -54,10 +54,14 @@ const GgmlType& ggml_type(GgmlTypeId id) {
 std::optional<std::uint64_t> ggml_bytes(const GgmlType& type, std::span<const std::int64_t> dims) {
   const std::int64_t row = dims.empty() ? 1 : dims.front();
   if (row % type.block_elements != 0) return std::nullopt;
-  std::optional<std::int64_t> bytes = checked_mul(row / type.block_elements, type.block_bytes);
-  for (std::size_t i = 1; bytes && i < dims.size(); ++i) bytes = checked_mul(*bytes, dims[i]);
-  if (!bytes || std::any_of(dims.begin(), dims.end(), [](std::int64_t dim) { return dim < 0; })) return std::nullopt;
-  return static_cast<std::uint64_t>(*bytes);
+  if (std::any_of(dims.begin(), dims.end(), [](std::int64_t dim) { return dim < 0; })) return std::nullopt;
+  // Dimensions of 0 do not make up for others that no product in any order can hold.
+  constexpr std::int64_t kLeast = 1;
+  std::optional<std::int64_t> bytes = checked_mul(std::max(kLeast, row / type.block_elements), type.block_bytes);
+  for (std::size_t i = 1; bytes && i < dims.size(); ++i) bytes = checked_mul(*bytes, std::max(kLeast, dims[i]));
+  if (!bytes) return std::nullopt;
+  const bool is_empty = std::find(dims.begin(), dims.end(), 0) != dims.end();
+  return is_empty ? 0 : static_cast<std::uint64_t>(*bytes);
 }
 
 }  // namespace halfquad

@@ -63,6 +63,11 @@ enum class GgmlTypeId : std::uint32_t {
   kQ4_K = 12,
   kQ5_K = 13,
   kQ6_K = 14,
+  kI8 = 24,
+  kI16 = 25,
+  kI32 = 26,
+  kI64 = 27,
+  kF64 = 28,
   kBF16 = 30,
 };
 

@@ -107,6 +107,7 @@ void parse_and_run(CLI::App& root, const std::vector<std::string>& arguments, co
 
   const std::vector<Command> commands = {
       add_quantize(root, context, arguments),
+      add_convert(root, context, arguments),
       add_plan(root, context),
       add_verify(root, context),
       add_dequantize(root, context),

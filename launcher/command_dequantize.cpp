@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 #include <ostream>
 
@@ -9,36 +10,71 @@
 #include "launcher/options.h"
 #include "launcher/side_files.h"
 #include "runtime/check.h"
+#include "runtime/log.h"
 #include "runtime/text.h"
 #include "sharding/dequantize.h"
 #include "sharding/output_layout.h"
+#include "sharding/plain_model.h"
+#include "sharding/source_model.h"
 
 namespace halfquad {
 namespace {
 
 constexpr char kFooter[] =
     "\nThe result is a plain checkpoint that any engine loads. Tensors that were never quantized keep their type.\n"
-    "\nExample:\n"
-    "  halfquad dequantize ./model-hqq4 ./model-back --dtype f16\n";
+    "A GGUF file has names, an order of rows and settings of its own: with --source the result has those of the\n"
+    "checkpoint it was made from, so that transformers loads it.\n"
+    "\nExamples:\n"
+    "  halfquad dequantize ./model-hqq4 ./model-back --dtype f16\n"
+    "  halfquad dequantize ./model.gguf ./model-back --source ./model\n";
 
 struct DequantizeCommandOptions {
   std::string output;
   std::string directory;
+  std::string source;
   std::string dtype = "bf16";
   bool overwrite = false;
   MachineOptions machine;
 };
 
-void fill(const Context& context, const QuantizedModel& output, const DequantizeCommandOptions& options,
+/// config.json and the small files of `model`.
+void write_beside(const Context& context, const Checkpoint& model, DType dtype, const OutputDirectory& out) {
+  if (model.config()) {
+    write_text(context.fs, out.path_of(kConfigName), pretty_json(dequantized_config(model.config(), dtype)));
+  }
+  copy_side_files(context.fs, model, out);
+}
+
+/// What a result holds.
+struct Made {
+  std::size_t layers = 0, others = 0;
+};
+
+Made fill(const Context& context, const QuantizedModel& output, const DequantizeCommandOptions& options,
           const DequantizeOptions& dequantize_options, const OutputDirectory& out) {
   ProgressCounters progress;
   ProgressMeter meter(progress, dequantize_totals(output), options.machine.progress_mode(), "dequantizing");
   dequantize(context.fs, output, out.path_of(kWeightsName), dequantize_options, progress, context.stop);
   meter.finish();
-  if (output.checkpoint().config()) {
-    write_text(context.fs, out.path_of(kConfigName), pretty_json(dequantized_config(output, dequantize_options.dtype)));
-  }
-  copy_side_files(context.fs, output.checkpoint(), out);
+  write_beside(context, output.checkpoint(), dequantize_options.dtype, out);
+  return {output.layers().size(), output.plain().size()};
+}
+
+/// The same with names, orders and config of the source.
+Made fill_as_source(const Context& context, const QuantizedModel& output, const DequantizeCommandOptions& options,
+                    const DequantizeOptions& dequantize_options, const OutputDirectory& out) {
+  const Checkpoint source = open_source(context.fs, options.source);
+  const PlainModel model = plain_model(output, source);
+  Log log(options.machine.level());
+  for (const std::string& note : model.notes) log.warn(note);
+  ProgressCounters progress;
+  ProgressMeter meter(progress, dequantize_totals(model), options.machine.progress_mode(), "dequantizing");
+  dequantize(context.fs, output, model, out.path_of(kWeightsName), dequantize_options, progress, context.stop);
+  meter.finish();
+  write_beside(context, source, dequantize_options.dtype, out);
+  const auto layers = static_cast<std::size_t>(
+      std::ranges::count_if(model.tensors, [](const PlainTensor& plain) { return plain.layer.has_value(); }));
+  return {layers, model.tensors.size() - layers};
 }
 
 void run_dequantize(const Context& context, const DequantizeCommandOptions& options) {
@@ -51,8 +87,9 @@ void run_dequantize(const Context& context, const DequantizeCommandOptions& opti
   const QuantizedModel output(context.fs, options.output);
   OutputDirectory out(context.fs, options.directory, options.output,
                       options.overwrite ? Overwrite::kYes : Overwrite::kNo);
+  Made made;
   try {
-    fill(context, output, options, dequantize_options, out);
+    made = (options.source.empty() ? fill : fill_as_source)(context, output, options, dequantize_options, out);
     out.commit();
   } catch (const Error& error) {
     discard_quietly(out);
@@ -63,7 +100,7 @@ void run_dequantize(const Context& context, const DequantizeCommandOptions& opti
     throw;
   }
   context.out << fmt::format("{}: {} layers as {}, {} other tensors unchanged\n", quoted(options.directory),
-                             output.layers().size(), name_of(dequantize_options.dtype), output.plain().size());
+                             made.layers, name_of(dequantize_options.dtype), made.others);
 }
 
 }  // namespace
@@ -74,6 +111,8 @@ Command add_dequantize(CLI::App& root, const Context& context) {
   app->footer(kFooter);
   app->add_option("OUT", options->output, "What quantize wrote")->required()->type_name("");
   app->add_option("DIR", options->directory, "Directory to create")->required()->type_name("");
+  app->add_option("--source", options->source, "The checkpoint it was made from: for names, config.json and tokenizer")
+      ->type_name("MODEL");
   app->add_option("--dtype", options->dtype, "bf16, f16, f32")->capture_default_str()->type_name("TYPE");
   app->add_flag("--overwrite", options->overwrite, "Replace DIR once the new output is complete");
   add_thread_option(*app, options->machine);

@@ -2,21 +2,26 @@
 #include <map>
 #include <memory>
 #include <ostream>
+#include <stdexcept>
 
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
+#include <boost/regex.hpp>
 #include <fmt/format.h>
 
 #include "io/json.h"
 #include "io/safetensors_header.h"
 #include "launcher/commands.h"
+#include "launcher/histograms.h"
 #include "launcher/inventory.h"
 #include "launcher/options.h"
 #include "launcher/summary.h"
 #include "launcher/table.h"
-#include "runtime/error.h"
+#include "runtime/check.h"
 #include "runtime/text.h"
+#include "sharding/code_histogram.h"
 #include "sharding/quantized_model.h"
+#include "sharding/stored_tile.h"
 
 namespace halfquad {
 namespace {
@@ -26,11 +31,15 @@ namespace json = boost::json;
 constexpr char kFooter[] =
     "\nExamples:\n"
     "  halfquad inspect ./model\n"
+    "  halfquad inspect ./model-hqq4 --histograms --tensor 'layers\\.0\\.'    how often each code is used\n"
     "  halfquad inspect ./model-hqq4/model.safetensors --json\n";
 
 struct InspectOptions {
   std::string path;
   bool as_json = false;
+  bool histograms = false;
+  std::string tensor;
+  MachineOptions machine;
 };
 
 struct Contents {
@@ -137,9 +146,60 @@ json::object inspect_json(const Contents& contents) {
   return object;
 }
 
+/// The layers whose names `pattern` finds.
+std::vector<std::size_t> layers_named(const QuantizedModel& output, const std::string& pattern) {
+  boost::regex regex;
+  try {
+    regex.assign(pattern, boost::regex::perl);
+  } catch (const std::runtime_error& error) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--tensor: {} is not a valid regular expression: {}", quoted(pattern), error.what()));
+  }
+  std::vector<std::size_t> found;
+  for (std::size_t i = 0; i < output.layers().size(); ++i) {
+    if (boost::regex_search(output.layers()[i].module, regex)) found.push_back(i);
+  }
+  HALFQUAD_REQUIRE(!found.empty(), kUsage,
+                   fmt::format("--tensor: {} finds none of the {} quantized layers; the first is {}", quoted(pattern),
+                               output.layers().size(), quoted(output.layers().front().module)));
+  return found;
+}
+
+std::vector<CodeHistogram> count_codes(const Context& context, const InspectOptions& options,
+                                       const Contents& contents) {
+  HALFQUAD_REQUIRE(contents.output && !contents.output->layers().empty(), kUsage,
+                   fmt::format("--histograms: {} holds no quantized layer{}", quoted(options.path),
+                               contents.defect.empty() ? "" : " that could be read: " + contents.defect));
+  const QuantizedModel& output = *contents.output;
+  const std::vector<std::size_t> layers = layers_named(output, options.tensor);
+  ProgressCounters progress;
+  ProgressTotals totals;
+  totals.tensors = layers.size();
+  for (const std::size_t layer : layers) {
+    totals.source_bytes += StoredTileReader::layer_bytes(output, output.layers()[layer]);
+  }
+  ProgressMeter meter(progress, totals, options.machine.progress_mode(), "counting codes");
+  std::vector<CodeHistogram> histograms =
+      code_histograms(context.fs, output, layers,
+                      {options.machine.thread_count(), options.machine.memory_bytes(), options.machine.read_mode()},
+                      progress, context.stop);
+  meter.finish();
+  return histograms;
+}
+
 void inspect(const Context& context, const InspectOptions& options) {
+  HALFQUAD_REQUIRE(options.histograms || options.tensor.empty(), kUsage, "--tensor chooses layers for --histograms");
   const Contents contents = read_contents(context.fs, options.path);
-  context.out << (options.as_json ? pretty_json(inspect_json(contents)) : inspect_text(contents));
+  std::vector<CodeHistogram> histograms;
+  if (options.histograms) histograms = count_codes(context, options, contents);
+  if (!options.as_json) {
+    context.out << inspect_text(contents);
+    if (options.histograms) context.out << histograms_text(*contents.output, histograms);
+    return;
+  }
+  json::object object = inspect_json(contents);
+  if (options.histograms) object["histograms"] = histograms_json(*contents.output, histograms);
+  context.out << pretty_json(object);
 }
 
 }  // namespace
@@ -150,6 +210,11 @@ Command add_inspect(CLI::App& root, const Context& context) {
   app->footer(kFooter);
   app->add_option("PATH", options->path, "A directory or a .safetensors file")->required()->type_name("");
   app->add_flag("--json", options->as_json, "Print JSON");
+  app->add_flag("--histograms", options->histograms, "Count how often each code of the quantized layers is used");
+  app->add_option("--tensor", options->tensor, "Only of the layers REGEX finds")->type_name("REGEX");
+  add_thread_option(*app, options->machine);
+  add_memory_options(*app, options->machine);
+  add_message_options(*app, options->machine);
   return {app, [&context, options] { inspect(context, *options); }};
 }
 

@@ -194,7 +194,8 @@ Command add_plan(CLI::App& root, const Context& context) {
   auto options = std::make_shared<PlanOptions>();
   CLI::App* app = root.add_subcommand("plan", "Show what quantize would do: sizes, memory, time; writes nothing");
   app->footer(kFooter);
-  app->add_option("MODEL", options->model, "Checkpoint: a Hugging Face directory or one .safetensors file")
+  app->add_option("MODEL", options->model,
+                  "Checkpoint: a Hugging Face directory, or one .safetensors, PyTorch or .gguf file")
       ->type_name("");
   std::string presets;
   for (const std::string_view preset : synth_presets()) presets += (presets.empty() ? "" : ", ") + std::string(preset);

@@ -21,6 +21,7 @@
 #include "launcher/job.h"
 #include "launcher/options.h"
 #include "launcher/report.h"
+#include "launcher/run_quantize.h"
 #include "launcher/side_files.h"
 #include "launcher/summary.h"
 #include "launcher/version.h"
@@ -35,7 +36,8 @@ namespace halfquad {
 namespace {
 
 constexpr char kFooter[] =
-    "\nRules look like REGEX=bits:3,group-size:32,axis:0,solver:rtn,iters:10,round-zero:on,per-tensor:on,keep:on.\n"
+    "\nRules look like REGEX=bits:3,group-size:32,axis:0,solver:rtn,iters:10,round-zero:on,per-tensor:on,keep:on, or\n"
+    "for GGUF REGEX=type:Q6_K.\n"
     "The regular expression is searched in the tensor's name. By default the 2-D weights of linear layers inside\n"
     "the blocks are quantized; embeddings, heads, norms, biases, routers, convolutions and vision towers are kept.\n"
     "\nExamples:\n"
@@ -44,6 +46,7 @@ constexpr char kFooter[] =
     "  halfquad quantize ./model ./out --memory 512MiB --threads 8 --progress plain\n"
     "  halfquad quantize ./model ./out --format compressed-tensors    for vLLM\n"
     "  halfquad quantize ./model ./model.gguf               for llama.cpp\n"
+    "  halfquad quantize ./model-f16.gguf ./model-q4.gguf   of any architecture\n"
     "  mpirun -n 8 halfquad quantize ./model ./out          the same bytes, by eight processes\n"
     "\nNothing has the name OUT before it is complete: work goes to OUT.partial. An interrupted or failed job is\n"
     "continued by the same command, with any number of ranks.\n"
@@ -51,20 +54,6 @@ constexpr char kFooter[] =
 
 // Room for headers, configuration and the file system's own blocks beside the weights.
 constexpr std::uint64_t kDiskSlack = 16 << 20;
-
-struct QuantizeOptions {
-  std::string model;
-  std::string out;
-  bool overwrite = false;
-  bool fresh = false;
-  std::string schedule = "dynamic";
-  std::string assembly = "auto";
-  std::string trace;
-  SpecOptions spec;
-  MachineOptions machine;
-  DeviceOptions devices;
-  bool single_file = false;  ///< OUT is one file.
-};
 
 /// After OUT.partial is made, so that what a dead run left there is gone and does not count as used.
 void require_disk(FileSystem& files, const OutputDirectory& out, const Job& job) {
@@ -84,7 +73,8 @@ constexpr std::array kNamedContainers = {
     NamedContainer{".gguf", Container::kGguf}, NamedContainer{".h5", Container::kHdf5},
     NamedContainer{".hdf5", Container::kHdf5}, NamedContainer{".safetensors", Container::kSafetensors}};
 
-/// An OUT with the extension of a container is that one file; without --format it also names the format.
+}  // namespace
+
 bool names_single_file(const std::string& out, SpecOptions& spec) {
   const std::string extension = std::filesystem::path(out).extension().string();
   const auto named = std::ranges::find(kNamedContainers, extension, &NamedContainer::extension);
@@ -96,6 +86,8 @@ bool names_single_file(const std::string& out, SpecOptions& spec) {
                                spec.output_format().name(), extension));
   return true;
 }
+
+namespace {
 
 Assembly assembly_from_name(const std::string& name) {
   if (name == "direct") return Assembly::kDirect;
@@ -160,7 +152,7 @@ RunResult fill_output(const Context& context, const Job& job, const QuantizeOpti
 
   ProgressCounters progress;
   const ProgressTotals totals{job.plan.source_bytes, job.plan.weights, job.checkpoint.tensors().size()};
-  ProgressMeter meter(progress, totals, options.machine.progress_mode(), "quantizing");
+  ProgressMeter meter(progress, totals, options.machine.progress_mode(), job.converted ? "converting" : "quantizing");
   const RunResult result = leader.run(ranks, out.resumed(), progress);
   meter.finish();
   facts.bytes_read = progress.bytes_read.load();
@@ -226,10 +218,9 @@ void lead(const Context& context, const QuantizeOptions& options, const std::vec
                          context.fs.kind(options.out) == FileKind::kMissing,
                      kUsage, fmt::format("{} exists; choose another OUT or pass --overwrite", quoted(options.out)));
     const auto find = [&](const RankScan& scan, ProgressCounters& shown) { return leader.find_nonfinite(scan, shown); };
-    const Job job = prepare_job(context, options.model, options.spec, options.machine,
-                                {.processes = communicator.local_size(), .find = find});
+    const Job job = options.prepare(context, options, {.processes = communicator.local_size(), .find = find});
     for (const std::string& warning : job_warnings(job)) log.warn(warning);
-    if (!job.checkpoint.config()) {
+    if (!job.checkpoint.config() && job.checkpoint.gguf() == nullptr) {
       log.warn("the checkpoint has no config.json, so the output has none: loaders will need one beside it");
     }
     Trace trace(0);
@@ -257,8 +248,7 @@ void follow(const Context& context, const QuantizeOptions& options, Communicator
   try {
     try {
       const auto find = [&](const RankScan& scan, ProgressCounters&) { return follower.find_nonfinite(scan); };
-      const Job job = prepare_job(context, silent.model, silent.spec, silent.machine,
-                                  {.processes = communicator.local_size(), .find = find});
+      const Job job = silent.prepare(context, silent, {.processes = communicator.local_size(), .find = find});
       Trace trace(communicator.rank());
       Log log(options.machine.level());
       const auto warn = [&](const std::string& text) {
@@ -277,7 +267,9 @@ void follow(const Context& context, const QuantizeOptions& options, Communicator
   if (end) throw QuietExit{exit_code(end->code())};
 }
 
-void quantize(const Context& context, const QuantizeOptions& options, const std::vector<std::string>& command) {
+}  // namespace
+
+void run_quantize(const Context& context, const QuantizeOptions& options, const std::vector<std::string>& command) {
   static_cast<void>(options.machine.solver_factory());  // an unknown --isa shows before any work
   check_device_options(options.devices);
   const std::unique_ptr<Communicator> communicator = join_job(context.environment);
@@ -288,49 +280,63 @@ void quantize(const Context& context, const QuantizeOptions& options, const std:
   }
 }
 
-}  // namespace
+void add_output_options(CLI::App& app, QuantizeOptions& options) {
+  app.add_flag("--overwrite", options.overwrite, "Replace OUT once the new output is complete");
+  app.add_flag("--fresh", options.fresh, "Discard what an interrupted run finished instead of continuing it");
+}
+
+void add_rank_options(CLI::App& app, QuantizeOptions& options) {
+  app.add_option("--schedule", options.schedule,
+                 "Several ranks: dynamic lets those that are done help the others; static gives each a fixed share")
+      ->capture_default_str()
+      ->check(quiet(CLI::IsMember({"dynamic", "static"})))
+      ->type_name("HOW")
+      ->group("Machine");
+  app.add_option("--assembly", options.assembly,
+                 "Several ranks: direct has each write its results in place; gather has one rank a file write what "
+                 "the others send it; auto is direct for ranks that see OUT and gather for the rest")
+      ->capture_default_str()
+      ->check(quiet(CLI::IsMember({"auto", "direct", "gather"})))
+      ->type_name("HOW")
+      ->group("Machine");
+}
+
+void add_trace_option(CLI::App& app, QuantizeOptions& options) {
+  app.add_option("--trace", options.trace,
+                 "Write a time line of every rank's threads to FILE (Chrome trace JSON, for ui.perfetto.dev)")
+      ->type_name("FILE")
+      ->group("Messages");
+}
 
 Command add_quantize(CLI::App& root, const Context& context, const std::vector<std::string>& arguments) {
   auto options = std::make_shared<QuantizeOptions>();
   CLI::App* app = root.add_subcommand("quantize", "Quantize a checkpoint into a new directory");
   app->footer(kFooter);
-  app->add_option("MODEL", options->model, "Checkpoint: a Hugging Face directory or one .safetensors file")
+  app->add_option("MODEL", options->model,
+                  "Checkpoint: a Hugging Face directory, or one .safetensors, PyTorch or .gguf file")
       ->required()
       ->type_name("");
   app->add_option("OUT", options->out, "Directory to create, or one .gguf, .h5 or .safetensors file")
       ->required()
       ->type_name("");
-  app->add_flag("--overwrite", options->overwrite, "Replace OUT once the new output is complete");
-  app->add_flag("--fresh", options->fresh, "Discard what an interrupted run finished instead of continuing it");
+  add_output_options(*app, *options);
   add_spec_options(*app, options->spec);
   add_thread_option(*app, options->machine);
   add_memory_options(*app, options->machine);
   add_device_options(*app, options->devices);
   add_solver_options(*app, options->machine);
-  app->add_option("--schedule", options->schedule,
-                  "Several ranks: dynamic lets those that are done help the others; static gives each a fixed share")
-      ->capture_default_str()
-      ->check(quiet(CLI::IsMember({"dynamic", "static"})))
-      ->type_name("HOW")
-      ->group("Machine");
-  app->add_option("--assembly", options->assembly,
-                  "Several ranks: direct has each write its results in place; gather has one rank a file write what "
-                  "the others send it; auto is direct for ranks that see OUT and gather for the rest")
-      ->capture_default_str()
-      ->check(quiet(CLI::IsMember({"auto", "direct", "gather"})))
-      ->type_name("HOW")
-      ->group("Machine");
+  add_rank_options(*app, *options);
   add_message_options(*app, options->machine);
-  app->add_option("--trace", options->trace,
-                  "Write a time line of every rank's threads to FILE (Chrome trace JSON, for ui.perfetto.dev)")
-      ->type_name("FILE")
-      ->group("Messages");
+  add_trace_option(*app, *options);
+  options->prepare = [](const Context& at, const QuantizeOptions& chosen, const NonfiniteSearch& search) {
+    return prepare_job(at, chosen.model, chosen.spec, chosen.machine, search);
+  };
   return {app,
           [&context, options, &arguments] {
             std::vector<std::string> command{"halfquad"};
             command.insert(command.end(), arguments.begin(), arguments.end());
             options->single_file = names_single_file(options->out, options->spec);
-            quantize(context, *options, command);
+            run_quantize(context, *options, command);
           },
           /*with_ranks=*/true};
 }

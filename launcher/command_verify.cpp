@@ -19,6 +19,7 @@
 #include "runtime/check.h"
 #include "runtime/log.h"
 #include "runtime/text.h"
+#include "sharding/plain_model.h"
 #include "sharding/source_model.h"
 #include "sharding/verify.h"
 
@@ -87,6 +88,33 @@ std::string worst_layers(const VerifyResult& result, const OutputErrorReport* ou
   return table.text(2);
 }
 
+/// What became of the source's tensors: "source: 28 quantized, 9 kept: norm".
+std::string accounts_text(const VerifyResult& result) {
+  std::string text;
+  for (const auto& [what, count] : result.accounts) {
+    text += fmt::format("{}{} {}", text.empty() ? "tensors of the source: " : ", ", count, what);
+  }
+  text += '\n';
+  for (const std::string& note : result.notes) text += fmt::format("note: {}\n", note);
+  return text;
+}
+
+/// The checkpoint that an output was made from; dequantized, when it was converted from another output.
+Checkpoint open_original(FileSystem& fs, const std::string& path, const std::optional<json::object>& report) {
+  if (!report || !report->contains("converted")) return open_source(fs, path);
+  const QuantizedModel original(fs, path);
+  HALFQUAD_REQUIRE(original.format().keeps_names(), kUsage,
+                   fmt::format("--source: the output was converted from a {} file, whose names are not its own; verify "
+                               "it without --source",
+                               original.format().name()));
+  PlainModel plain = plain_model(original);
+  std::vector<SourceTensor> tensors;
+  for (PlainTensor& tensor : plain.tensors) tensors.push_back(std::move(tensor.tensor));
+  const auto files = original.checkpoint().files();
+  return Checkpoint::of_parts({files.begin(), files.end()}, original.checkpoint().is_single_file(), std::move(tensors),
+                              std::move(plain.config));
+}
+
 /// What was found; `outputs` when output errors were asked for.
 struct Findings {
   const VerifyResult& result;
@@ -107,6 +135,7 @@ std::string verify_text(const VerifyCommandOptions& options, const QuantizedMode
                       output.layers().size(), output.plain().size(), result.checksums_compared,
                       human_bytes(result.bytes_read),
                       findings.has_report ? "" : fmt::format(" (no {}: checksums could not be checked)", kReportName));
+  if (!result.accounts.empty()) text += accounts_text(result);
   if (!result.layers.empty()) text += worst_layers(result, findings.outputs);
   if (findings.outputs != nullptr) text += output_error_text(*findings.outputs, result.layers);
   text += result.problems.empty() ? "OK\n" : fmt::format("{} problems\n", result.problems.size());
@@ -134,6 +163,9 @@ json::object verify_json(const Findings& findings) {
                         {"checksums_compared", result.checksums_compared},
                         {"bytes_read", result.bytes_read},
                         {"layers", std::move(layers)}};
+  json::object accounts;
+  for (const auto& [what, count] : result.accounts) accounts[what] = count;
+  if (!accounts.empty()) found["source_tensors"] = std::move(accounts);
   if (findings.outputs != nullptr) found["output_error"] = output_error_json(*findings.outputs, result.layers);
   return found;
 }
@@ -145,14 +177,13 @@ void run_verify(const Context& context, const VerifyCommandOptions& options) {
                    "--devices needs --activations: GPUs only multiply for the errors of outputs");
   check_device_options(options.activations.devices);
   const QuantizedModel output(context.fs, options.output);
+  const bool same_names = output.format().keeps_names();
   HALFQUAD_REQUIRE(
-      options.source.empty() || output.format().keeps_names(), kUsage,
-      fmt::format("--source: the tensors of a {} output have names of its own; verify it without --source, "
-                  "by its checksums",
-                  output.format().name()));
+      !options.activations.asked() || same_names, kUsage,
+      fmt::format("--activations: the layers of a {} output have names of their own", output.format().name()));
   const std::optional<json::object> report = read_report(context.fs, output.checkpoint());
   std::optional<Checkpoint> source;
-  if (!options.source.empty()) source = open_source(context.fs, options.source);
+  if (!options.source.empty()) source = open_original(context.fs, options.source, report);
 
   VerifyOptions verify;
   verify.threads = options.machine.thread_count();
@@ -170,8 +201,11 @@ void run_verify(const Context& context, const VerifyCommandOptions& options) {
   totals.source_bytes = output.checkpoint().tensor_bytes() + (source ? source->tensor_bytes() : 0);
   if (outputs) totals.source_bytes += outputs->source_bytes();
   ProgressMeter meter(progress, totals, options.machine.progress_mode(), "verifying");
-  VerifyResult result =
-      verify_output(context.fs, output, report, source ? &*source : nullptr, verify, progress, context.stop);
+  VerifyResult result = verify_output(context.fs, output, report, source && same_names ? &*source : nullptr, verify,
+                                      progress, context.stop);
+  if (source && !same_names) {
+    verify_against_source(context.fs, output, report, *source, verify, progress, context.stop, result);
+  }
   std::optional<OutputErrorReport> measured;
   if (outputs) {
     measured = outputs->measure(result.layers, progress, context.stop);

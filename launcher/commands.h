@@ -19,6 +19,7 @@ struct Command {
 
 /// Each adds its subcommand to `root`. `context` must outlive the command; `arguments` go into the report.
 [[nodiscard]] Command add_quantize(CLI::App& root, const Context& context, const std::vector<std::string>& arguments);
+[[nodiscard]] Command add_convert(CLI::App& root, const Context& context, const std::vector<std::string>& arguments);
 [[nodiscard]] Command add_plan(CLI::App& root, const Context& context);
 [[nodiscard]] Command add_verify(CLI::App& root, const Context& context);
 [[nodiscard]] Command add_dequantize(CLI::App& root, const Context& context);

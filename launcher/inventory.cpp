@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 
 #include "runtime/text.h"
+#include "sharding/block_type.h"
+#include "sharding/gguf_source.h"
 
 namespace halfquad {
 namespace {
@@ -16,8 +18,8 @@ void add_kept(Inventory& inventory, const SourceTensor& tensor, KeepReason reaso
     found = inventory.kept.insert(found, KeptGroup{reason, 0, 0, tensor.name});
   }
   ++found->tensors;
-  found->bytes += tensor.bytes;
-  inventory.kept_bytes += tensor.bytes;
+  found->bytes += stored_bytes_of(tensor);
+  inventory.kept_bytes += stored_bytes_of(tensor);
 }
 
 void add_quantized(Inventory& inventory, const SourceTensor& tensor, const QuantizedTensor& quantized,
@@ -33,7 +35,7 @@ void add_quantized(Inventory& inventory, const SourceTensor& tensor, const Quant
   const auto weights = static_cast<std::uint64_t>(quantized.rows * quantized.cols);
   ++found->tensors;
   found->weights += weights;
-  found->source_bytes += tensor.bytes;
+  found->source_bytes += stored_bytes_of(tensor);
   found->output_bytes += output;
   inventory.weights += weights;
   inventory.quantized_output_bytes += output;
@@ -79,6 +81,7 @@ Inventory take_inventory(const Checkpoint& checkpoint, std::span<const Decision>
 }
 
 std::string describe(const QuantSpec& spec) {
+  if (spec.super_blocks) return std::string(block_type_of(spec)->name());
   std::string text = fmt::format("{} bit", name_of(spec.width));
   if (!spec.channel_wise) return text + ", per tensor";
   if (spec.group_size == 0) {
@@ -87,8 +90,14 @@ std::string describe(const QuantSpec& spec) {
     text += fmt::format(", group {}", spec.group_size);
   }
   if (spec.axis != 1) text += fmt::format(", axis {}", spec.axis);
+  if (spec.zeros == ZeroKind::kInteger) text += ", whole zeros";
+  if (spec.zeros == ZeroKind::kSymmetric) text += ", symmetric";
   text += fmt::format(", {}", name_of(spec.solver));
   if (spec.optimizes()) text += fmt::format(" {} steps", spec.iters);
+  if (spec.solver == SolverKind::kAls && spec.zeros == ZeroKind::kFloat) {
+    text += fmt::format(" {} starts of {}", spec.starts, spec.rounds);
+    if (spec.weighs_columns()) text += ", columns weighted by themselves";
+  }
   // hqq rounds the start of zero at 4 bits and nowhere else.
   if (spec.round_zero != (spec.width == CodeWidth::k4)) text += spec.round_zero ? ", round zero" : ", zero not rounded";
   return text;

@@ -20,6 +20,8 @@ constexpr std::size_t kWarningsShown = 10;
 
 constexpr std::uint64_t kLongestText = 256 << 20;
 
+}  // namespace
+
 SourceTexts read_texts(FileSystem& fs, const Checkpoint& checkpoint, const Format& format) {
   SourceTexts texts;
   for (const std::string& name : format.wanted_texts(checkpoint)) {
@@ -28,6 +30,8 @@ SourceTexts read_texts(FileSystem& fs, const Checkpoint& checkpoint, const Forma
   }
   return texts;
 }
+
+namespace {
 
 void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const SpecOptions& spec,
                     const MachineOptions& machine, const NonfiniteSearch& search, std::vector<Decision>& decisions) {
@@ -70,8 +74,13 @@ Job prepare_job(const Context& context, const std::filesystem::path& model, cons
                 const MachineOptions& machine, const NonfiniteSearch& search) {
   const DType stored = spec.stored();
   const std::uint64_t max_shard_bytes = spec.max_shard_bytes();
-  const Recipe recipe = spec.build_recipe(context.fs);
+  Recipe recipe = spec.build_recipe(context.fs);
   Checkpoint checkpoint = open_source(context.fs, model);
+  HALFQUAD_REQUIRE(checkpoint.gguf() == nullptr || spec.output_format().container() == Container::kGguf, kUsage,
+                   fmt::format("{} is a GGUF model, without the config.json and the names that {} outputs are made of; "
+                               "give OUT a name that ends in .gguf or pass --format gguf",
+                               quoted(model.string()), spec.output_format().name()));
+  if (!spec.mixture.empty()) recipe.tensors = spec.output_format().mixture(spec.mixture, checkpoint);
   std::vector<Decision> decisions = decide(checkpoint, recipe, spec.limits());
   spec.output_format().settle(checkpoint, decisions);
   if (spec.nonfinite == "keep-original") keep_nonfinite(context, checkpoint, spec, machine, search, decisions);
@@ -86,6 +95,7 @@ std::vector<std::string> job_warnings(const Job& job) {
   const std::vector<std::string> of_format =
       job.layout.format().warnings({job.checkpoint, job.decisions, job.layout.stored(), job.texts});
   warnings.insert(warnings.end(), of_format.begin(), of_format.end());
+  if (job.converted) warnings.insert(warnings.end(), job.converted->notes.begin(), job.converted->notes.end());
   if (warnings.size() > kWarningsShown) {
     const std::size_t more = warnings.size() - kWarningsShown;
     warnings.resize(kWarningsShown);

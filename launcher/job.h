@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,14 @@
 
 namespace halfquad {
 
+/// What a job converts, for messages and the report.
+struct ConvertedFrom {
+  std::string path;
+  std::string format;
+  std::vector<std::string> changes;  ///< For each decision why the layer may not come out as it went in, or nothing.
+  std::vector<std::string> notes;    ///< One sentence each.
+};
+
 /// Everything about a quantization that is known before the first weight is read.
 struct Job {
   Checkpoint checkpoint;
@@ -25,7 +34,11 @@ struct Job {
   SourceTexts texts;  ///< That the format wants.
   OutputLayout layout;
   Plan plan;
+  std::optional<ConvertedFrom> converted = {};  ///< When the source is quantized already.
 };
+
+/// Of the texts that the format wants, those that are beside the checkpoint.
+[[nodiscard]] SourceTexts read_texts(FileSystem& fs, const Checkpoint& checkpoint, const Format& format);
 
 /// How the search for NaN and infinity is done: by default, by this process alone.
 struct NonfiniteSearch {

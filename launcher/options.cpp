@@ -11,6 +11,7 @@
 #include "runtime/check.h"
 #include "runtime/machine.h"
 #include "runtime/text.h"
+#include "sharding/block_type.h"
 #include "sharding/output_layout.h"
 
 namespace halfquad {
@@ -62,13 +63,34 @@ void add_numeric_options(CLI::App& app, SpecOptions& options) {
       ->check(quiet(CLI::IsMember({0, 1})))
       ->type_name("0|1")
       ->group(kNumerics);
-  app.add_option("--solver", options.solver, "hqq: half-quadratic; rtn: round to nearest")
+  app.add_option("--solver", options.solver,
+                 "hqq: half-quadratic, as published; als: least squares in turns with weighted columns, the best "
+                 "models; rtn: round "
+                 "to nearest")
       ->default_str("hqq")
-      ->check(quiet(CLI::IsMember({"hqq", "rtn"})))
+      ->check(quiet(CLI::IsMember({"hqq", "als", "rtn"})))
       ->type_name("NAME")
       ->group(kNumerics);
-  app.add_option("--iters", options.iters, "Steps of hqq at most")
-      ->default_str("20")
+  app.add_option(
+         "--importance", options.importance,
+         "als: how much the errors of an input channel count: weights (a guess from the channel's own), none (all "
+         "the same)")
+      ->default_str("weights")
+      ->check(quiet(CLI::IsMember({"none", "weights"})))
+      ->type_name("HOW")
+      ->group(kNumerics);
+  app.add_option("--importance-power", options.importance_power, "als: power taken of the importance")
+      ->default_str("1")
+      ->check(quiet(CLI::Range(0.0, 2.0)))
+      ->type_name("P")
+      ->group(kNumerics);
+  app.add_option("--starts", options.starts, "als: ranges that every group is searched from")
+      ->default_str("5")
+      ->check(quiet(CLI::Range(1, QuantSpec::kMaxStarts)))
+      ->type_name("N")
+      ->group(kNumerics);
+  app.add_option("--iters", options.iters, "Steps of hqq, or rounds of als from each start, at most")
+      ->default_str("20; als 4")
       ->check(quiet(CLI::Range(1, QuantSpec::kMaxIters)))
       ->type_name("N")
       ->group(kNumerics);
@@ -96,6 +118,16 @@ void add_file_options(CLI::App& app, SpecOptions& options) {
   for (const Format* format : formats()) names += fmt::format("{}{}", names.empty() ? "" : ", ", format->name());
   app.add_option("--format,-f", options.format, "Kind of output: " + names)
       ->default_str("hqq, or as the name of OUT says")
+      ->type_name("NAME")
+      ->group(kNumerics);
+  app.add_option(
+         "--type", options.type,
+         "Blocks of GGUF, instead of --bits and --group-size: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0, and with their own search "
+         "Q2_K Q3_K Q4_K Q5_K Q6_K")
+      ->type_name("NAME")
+      ->group(kNumerics);
+  app.add_option("--mixture", options.mixture,
+                 "A mixture of these as llama.cpp names it, embedding and output head included: Q4_K_M, Q3_K_L, ...")
       ->type_name("NAME")
       ->group(kNumerics);
   app.add_flag("--group-fallback", options.group_fallback,
@@ -199,11 +231,21 @@ void add_spec_options(CLI::App& app, SpecOptions& options) {
 Recipe SpecOptions::build_recipe(FileSystem& fs) const {
   Recipe built;
   if (!recipe.empty()) built = parse_recipe(read_text(fs, recipe, kRecipeLimit), recipe);
+  HALFQUAD_REQUIRE(type.empty() || (bits.empty() && group_size.empty() && mixture.empty()), kUsage,
+                   "--type says bits and group size: leave --bits, --group-size and --mixture out");
+  if (!type.empty()) {
+    const BlockType* named = find_block_type(type);
+    HALFQUAD_REQUIRE(named != nullptr, kUsage, fmt::format("--type: {} is not {}", quoted(type), block_type_names()));
+    named->apply_to(built.defaults);
+  }
   if (!bits.empty()) built.defaults.width = parse_bits(bits);
   if (!group_size.empty()) built.defaults.group_size = parse_group_size(group_size);
   if (axis) built.defaults.axis = axis;
   if (!solver.empty()) built.defaults.solver = solver_from_name(solver);
   if (iters) built.defaults.iters = iters;
+  if (starts) built.defaults.starts = starts;
+  if (!importance.empty()) built.defaults.importance = importance_from_name(importance);
+  if (importance_power) built.defaults.importance_power = importance_power;
   if (round_zero != "auto") built.defaults.round_zero = round_zero == "on";
   if (per_tensor) built.defaults.channel_wise = false;
   for (const std::string& rule : rules) built.rules.push_back(parse_rule(rule));
@@ -216,7 +258,7 @@ std::uint64_t SpecOptions::max_shard_bytes() const {
 }
 
 const Format& SpecOptions::output_format() const {
-  if (format.empty()) return hqq_format();
+  if (format.empty()) return type.empty() && mixture.empty() ? hqq_format() : *format_named("gguf");
   const Format* found = format_named(format);
   HALFQUAD_REQUIRE(found != nullptr, kUsage, fmt::format("--format: there is no format {}", quoted(format)));
   return *found;
@@ -234,9 +276,9 @@ DType SpecOptions::stored() const {
 SpecLimits SpecOptions::limits() const {
   const Format& chosen = output_format();
   return {.adapt =
-              [&chosen, symmetric = symmetric](QuantSpec& spec) {
+              [&chosen, symmetric = symmetric](QuantSpec& spec, std::int64_t cols) {
                 if (symmetric) spec.zeros = ZeroKind::kSymmetric;
-                chosen.adapt(spec);
+                chosen.adapt(spec, cols);
               },
           .why_not = [&chosen](const QuantSpec& spec, std::int64_t rows,
                                std::int64_t cols) { return chosen.why_not(spec, rows, cols); },

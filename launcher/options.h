@@ -52,9 +52,14 @@ struct SpecOptions {
   std::optional<int> axis;
   std::string solver;
   std::optional<int> iters;
+  std::optional<int> starts;
+  std::string importance;
+  std::optional<double> importance_power;
   std::string round_zero = "auto";
   bool per_tensor = false;
-  std::string format;  ///< Empty: hqq, or what the output's name says.
+  std::string type;     ///< Of ggml's blocks.
+  std::string mixture;  ///< Of them.
+  std::string format;   ///< Empty: hqq, or what the output's name says.
   std::string scale_dtype;
   bool symmetric = false;
   bool group_fallback = false;

@@ -6,9 +6,12 @@
 #include <boost/json/array.hpp>
 #include <fmt/format.h>
 
+#include "launcher/conversion_summary.h"
 #include "launcher/inventory.h"
 #include "launcher/version.h"
 #include "runtime/text.h"
+#include "sharding/block_type.h"
+#include "sharding/gguf_source.h"
 
 namespace halfquad {
 namespace {
@@ -81,7 +84,7 @@ json::object layer_object(const QuantizedTensor& layer, const TensorResult& resu
       {"bits", name_of(spec.width)},
       {"group_size", layer.tiles.grouped().group_elems},
       {"axis", spec.axis},
-      {"solver", name_of(spec.solver)},
+      {"solver", spec.super_blocks ? block_type_of(spec)->name() : name_of(spec.solver)},
       {"iters", spec.iters},
       {"round_zero", spec.round_zero},
       {"per_tensor", !spec.channel_wise},
@@ -123,7 +126,7 @@ json::array kept_array(const Job& job) {
     const SourceTensor& tensor = job.checkpoint.tensors()[decision.source];
     std::string reason(describe(decision.keep));
     if (!decision.why.empty()) reason += ": " + decision.why;
-    kept.push_back({{"name", tensor.name}, {"bytes", tensor.bytes}, {"reason", reason}});
+    kept.push_back({{"name", tensor.name}, {"bytes", stored_bytes_of(tensor)}, {"reason", reason}});
   }
   return kept;
 }
@@ -166,7 +169,7 @@ boost::json::object build_report(const Job& job, const SpecOptions& spec, const 
   }
   json::array words;
   for (const std::string& word : command) words.emplace_back(is_utf8(word) ? word : quoted(word));
-  return {
+  json::object report = {
       {"format", "halfquad-report"},
       {"version", 1},
       {"halfquad", HALFQUAD_VERSION},
@@ -184,6 +187,8 @@ boost::json::object build_report(const Job& job, const SpecOptions& spec, const 
       {"kept", kept_array(job)},
       {"tensors", tensors_object(job.layout, result)},
   };
+  if (job.converted) report["converted"] = conversion_json(job, result);
+  return report;
 }
 
 }  // namespace halfquad

@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "launcher/conversion_summary.h"
 #include "launcher/table.h"
 #include "runtime/text.h"
 
@@ -117,11 +118,14 @@ std::string summary_text(const Job& job, const RunResult& result, const RunFacts
                    percent(facts.output_bytes, inventory.source_bytes), inventory.bits_per_weight(),
                    percent(inventory.kept_bytes, inventory.source_bytes))});
   if (job.layout.files().size() > 1) {
-    facts_table.add_row({"files", fmt::format("{} and {}", job.layout.files().size(), kIndexName)});
+    const bool has_index = job.layout.format().container() == Container::kSafetensors;
+    facts_table.add_row(
+        {"files", fmt::format("{}{}", job.layout.files().size(), has_index ? fmt::format(" and {}", kIndexName) : "")});
   }
   facts_table.add_row(
       {"error", fmt::format("relative {}, SQNR {}, mean {:.3g}, largest {:.3g}", ratio_text(errors.relative),
                             decibel_text(errors.sqnr_db), errors.mean_abs, errors.max_abs)});
+  if (job.converted) facts_table.add_row({"converted", conversion_text(job, result)});
   facts_table.add_row({"early stop", fmt::format("{} of {} layers; {} tiles were read twice for it", stopped,
                                                  result.tensors.size(), result.tiles_reread)});
   facts_table.add_row(

@@ -1,17 +1,56 @@
 #include "sharding/decision_board.h"
 
+#include <memory>
+#include <utility>
+
 #include "runtime/check.h"
 
 namespace halfquad {
+namespace {
 
-void FirstPasses::add(const FirstPasses& other) {
+// Most digits of a column's sums are zero: a mask says which are there.
+void write_columns(ColumnMoments& columns, WireWriter& out) {
+  constexpr auto kDigits = static_cast<std::size_t>(ColumnMoments::kDigits);
+  static_assert(kDigits <= 32);
+  const std::vector<std::uint64_t> digits = columns.digits();
+  for (std::size_t first = 0; first < digits.size(); first += kDigits) {
+    std::uint32_t mask = 0;
+    for (std::size_t i = 0; i < kDigits; ++i) mask |= digits[first + i] != 0 ? 1U << i : 0U;
+    out.put(mask);
+    for (std::size_t i = 0; i < kDigits; ++i) {
+      if (digits[first + i] != 0) out.put(digits[first + i]);
+    }
+  }
+}
+
+ColumnMoments read_columns(std::int64_t cols, WireReader& in) {
+  std::vector<std::uint64_t> digits(static_cast<std::size_t>(cols * ColumnMoments::kDigits));
+  for (std::size_t first = 0; first < digits.size(); first += static_cast<std::size_t>(ColumnMoments::kDigits)) {
+    const auto mask = in.get<std::uint32_t>();
+    for (std::size_t i = 0; i < static_cast<std::size_t>(ColumnMoments::kDigits); ++i) {
+      if ((mask >> i & 1U) != 0) in.get(digits[first + i]);
+    }
+  }
+  ColumnMoments columns(cols);
+  columns.assign(digits);
+  return columns;
+}
+
+}  // namespace
+
+void FirstPasses::add(FirstPasses other) {
   tiles += other.tiles;
   if (step_abs.size() < other.step_abs.size()) step_abs.resize(other.step_abs.size());
   for (std::size_t t = 0; t < other.step_abs.size(); ++t) step_abs[t].add(other.step_abs[t]);
   range.add(other.range);
+  if (columns && other.columns) {
+    columns->add(*other.columns);
+  } else if (other.columns) {
+    columns = std::move(other.columns);
+  }
 }
 
-void FirstPasses::write(WireWriter& out) const {
+void FirstPasses::write(WireWriter& out) {
   out.put(static_cast<std::uint64_t>(tensor));
   out.put(tiles);
   out.put(static_cast<std::uint64_t>(step_abs.size()));
@@ -19,6 +58,8 @@ void FirstPasses::write(WireWriter& out) const {
   out.put(range.lo);
   out.put(range.hi);
   out.put(range.nonfinite);
+  out.put(columns ? columns->cols() : std::int64_t{0});
+  if (columns) write_columns(*columns, out);
 }
 
 FirstPasses FirstPasses::read(WireReader& in) {
@@ -30,13 +71,15 @@ FirstPasses FirstPasses::read(WireReader& in) {
   in.get(passes.range.lo);
   in.get(passes.range.hi);
   in.get(passes.range.nonfinite);
+  const auto cols = static_cast<std::int64_t>(in.count(sizeof(std::uint32_t)));
+  if (cols > 0) passes.columns = read_columns(cols, in);
   return passes;
 }
 
-std::optional<TensorDecision> DecisionBoard::add(const FirstPasses& passes) {
+std::optional<TensorDecision> DecisionBoard::add(FirstPasses passes) {
   FirstPasses& all = tensors_.at(passes.tensor);
-  all.add(passes);
   const QuantizedTensor& tensor = layout_.quantized()[passes.tensor];
+  all.add(std::move(passes));
   const std::int64_t tiles = tensor.tiles.tile_count();
   HALFQUAD_REQUIRE(all.tiles <= tiles, kInternal, "layer " + tensor.module + ": more tiles were solved than it has");
   if (all.tiles < tiles) return {};
@@ -46,10 +89,17 @@ std::optional<TensorDecision> DecisionBoard::add(const FirstPasses& passes) {
   return decision;
 }
 
-TensorDecision decide(const QuantizedTensor& tensor, const FirstPasses& all) {
+TensorDecision decide(const QuantizedTensor& tensor, FirstPasses& all) {
   TensorDecision decision;
   if (!tensor.spec.channel_wise) {
     decision.grid = start_grid(all.range, tensor.spec.width, tensor.spec.round_zero);
+    return decision;
+  }
+  if (tensor.weighs_columns()) {
+    HALFQUAD_REQUIRE(all.columns && all.columns->cols() == tensor.cols, kInternal,
+                     "layer " + tensor.module + ": nothing is known of its columns");
+    decision.importance = std::make_shared<const std::vector<float>>(
+        column_importance(*all.columns, tensor.rows, {.power = tensor.spec.importance_power}));
     return decision;
   }
   EarlyStop stop;

@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "kernels/column_importance.h"
 #include "kernels/solver.h"
 #include "sharding/item_record.h"
 #include "sharding/output_layout.h"
@@ -15,11 +16,12 @@ namespace halfquad {
 struct FirstPasses {
   std::size_t tensor = 0;  ///< Index into OutputLayout::quantized().
   std::int64_t tiles = 0;
-  std::vector<ExactSum> step_abs;  ///< One per step (hqq), or none.
-  WeightRange range;               ///< Per tensor.
+  std::vector<ExactSum> step_abs;        ///< One per step (hqq), or none.
+  WeightRange range;                     ///< Per tensor.
+  std::optional<ColumnMoments> columns;  ///< Where columns are weighed.
 
-  void add(const FirstPasses& other);
-  void write(WireWriter& out) const;
+  void add(FirstPasses other);
+  void write(WireWriter& out);
   static FirstPasses read(WireReader& in);
 };
 
@@ -30,7 +32,7 @@ class DecisionBoard {
   explicit DecisionBoard(const OutputLayout& layout) : layout_(layout), tensors_(layout.quantized().size()) {}
 
   /// Returns the decision when these were the tensor's last tiles.
-  [[nodiscard]] std::optional<TensorDecision> add(const FirstPasses& passes);
+  [[nodiscard]] std::optional<TensorDecision> add(FirstPasses passes);
 
  private:
   const OutputLayout& layout_;
@@ -38,6 +40,6 @@ class DecisionBoard {
 };
 
 /// The decision that follows from the sums over a whole tensor.
-[[nodiscard]] TensorDecision decide(const QuantizedTensor& tensor, const FirstPasses& all);
+[[nodiscard]] TensorDecision decide(const QuantizedTensor& tensor, FirstPasses& all);
 
 }  // namespace halfquad

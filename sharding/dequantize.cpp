@@ -220,11 +220,9 @@ ProgressTotals dequantize_totals(const QuantizedModel& output) {
   return totals;
 }
 
-boost::json::object dequantized_config(const QuantizedModel& output, DType dtype) {
+boost::json::object dequantized_config(const std::optional<boost::json::object>& quantized, DType dtype) {
   boost::json::object config;
-  if (output.checkpoint().config()) config = *output.checkpoint().config();
-  config.erase("quantization_config");
-  config.erase("quantization");    // MLX
+  if (quantized) config = config_of_plain(*quantized);
   if (config.contains("dtype")) {  // the name since transformers 4.56
     config["dtype"] = torch_name(dtype);
   } else {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 
 #include <boost/json/object.hpp>
 
@@ -9,6 +10,7 @@
 #include "runtime/dtype.h"
 #include "runtime/progress.h"
 #include "runtime/stop_flag.h"
+#include "sharding/plain_model.h"
 #include "sharding/quantized_model.h"
 
 namespace halfquad {
@@ -27,7 +29,13 @@ void dequantize(FileSystem& fs, const QuantizedModel& output, const std::filesys
 /// Source bytes dequantize() reads, for progress.
 [[nodiscard]] ProgressTotals dequantize_totals(const QuantizedModel& output);
 
-/// The output's config.json for the plain model: no quantization_config, torch_dtype as dequantized.
-[[nodiscard]] boost::json::object dequantized_config(const QuantizedModel& output, DType dtype);
+/// Likewise with the tensors of `model`, which is output's.
+void dequantize(FileSystem& fs, const QuantizedModel& output, const PlainModel& model,
+                const std::filesystem::path& file, const DequantizeOptions& options, ProgressCounters& progress,
+                const StopFlag& stop);
+[[nodiscard]] ProgressTotals dequantize_totals(const PlainModel& model);
+
+/// The config.json of a quantized model for the plain one: no quantization_config, torch_dtype as dequantized.
+[[nodiscard]] boost::json::object dequantized_config(const std::optional<boost::json::object>& quantized, DType dtype);
 
 }  // namespace halfquad

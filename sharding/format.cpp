@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "runtime/error.h"
+#include "runtime/text.h"
 #include "sharding/formats/registry.h"
 #include "sharding/output_layout.h"
 
@@ -21,8 +23,8 @@ void add_kept(OutputCatalog& catalog, std::size_t source, const SourceTensor& te
   }
   Conversion conversion;
   conversion.to = tensor.kept_as.value_or(tensor.dtype);
-  conversion.rows = tensor.shape[0];
-  conversion.cols = tensor.shape[1];
+  conversion.rows = tensor.shape.size() < 2 ? 1 : tensor.shape[0];
+  conversion.cols = conversion.rows == 0 ? 0 : tensor.elements() / conversion.rows;
   catalog.add_conversion({tensor.name, conversion.to, tensor.shape}, {source}, conversion);
 }
 
@@ -37,6 +39,11 @@ void Format::fill(OutputCatalog& catalog, const FormatInputs& inputs) const {
       add_kept(catalog, decision.source, tensor);
     }
   }
+}
+
+std::map<std::string, SpecOverride, std::less<>> Format::mixture(std::string_view mixture,
+                                                                 const Checkpoint& /*checkpoint*/) const {
+  throw Error(ErrorCode::kUsage, fmt::format("--mixture {}: {} has no mixtures; gguf has", quoted(mixture), name()));
 }
 
 std::map<std::string, std::string> Format::metadata(const FormatInputs& /*inputs*/) const { return {{"format", "pt"}}; }

@@ -73,11 +73,14 @@ class Format {
 
   /// Dtypes that scales may have, the default first.
   [[nodiscard]] virtual std::span<const DType> scale_dtypes() const noexcept;
-  /// Sets what the format leaves no choice about.
-  virtual void adapt(QuantSpec& /*spec*/) const {}
+  /// Sets what the format leaves no choice about in a layer with rows of `cols` weights.
+  virtual void adapt(QuantSpec& /*spec*/, std::int64_t /*cols*/) const {}
   /// Why a [rows, cols] layer cannot be kept with this spec; nothing when it can.
   [[nodiscard]] virtual std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                            std::int64_t cols) const = 0;
+  /// Settings of tensors, by name, in the named mixture. Throws kUsage for a format that has none of this name.
+  [[nodiscard]] virtual std::map<std::string, SpecOverride, std::less<>> mixture(std::string_view mixture,
+                                                                                 const Checkpoint& checkpoint) const;
   /// Changes decisions that do not go together in this format, or throws kUsage naming two that cannot.
   virtual void settle(const Checkpoint& /*checkpoint*/, std::vector<Decision>& /*decisions*/) const {}
 

@@ -129,7 +129,8 @@ ItemBuffer::ItemBuffer(Buffer memory, const QuantizedTensor& tensor, std::int64_
 }
 
 std::uint64_t ItemBuffer::read(const OpenCheckpoint& files, const SourceTensor& tensor) {
-  if (tensor.decoder != nullptr) return read_decoded(files, tensor);
+  const bool copies = conversion_ == nullptr && source_.slabs.empty();
+  if (tensor.decoder != nullptr && !copies) return read_decoded(files, tensor);
   ReadFile& file = files.file(tensor.file);
   std::byte* row = gather_rows_ ? source_.slabs[0] : nullptr;
   for (std::size_t i = 0; i < ranges_.size(); ++i) {
@@ -141,7 +142,7 @@ std::uint64_t ItemBuffer::read(const OpenCheckpoint& files, const SourceTensor& 
     } else if (conversion_ != nullptr) {
       decode_to_f32(data.data(), tensor.dtype, static_cast<std::int64_t>(weights_.size()), weights_.data());
       conversion_->apply(block_, weights_, copied_.data());
-    } else if (source_.slabs.empty()) {
+    } else if (copies) {
       copied_ = data;
     } else {
       source_.slabs[i] = data.data();  // ranges are those of the first slabs: only the last ones can be padding alone

@@ -1,5 +1,7 @@
 #include "sharding/item_record.h"
 
+#include <utility>
+
 namespace halfquad {
 
 void TensorDecision::write(WireWriter& out) const {
@@ -8,6 +10,10 @@ void TensorDecision::write(WireWriter& out) const {
   out.put(grid.inverse_scale);
   out.put(grid.scale);
   out.put(grid.zero);
+  out.put(static_cast<std::uint64_t>(importance ? importance->size() : 0));
+  if (importance) {
+    for (const float h : *importance) out.put(h);
+  }
 }
 
 TensorDecision TensorDecision::read(WireReader& in) {
@@ -17,6 +23,9 @@ TensorDecision TensorDecision::read(WireReader& in) {
   in.get(decision.grid.inverse_scale);
   in.get(decision.grid.scale);
   in.get(decision.grid.zero);
+  std::vector<float> importance(in.count(sizeof(float)));
+  for (float& h : importance) in.get(h);
+  if (!importance.empty()) decision.importance = std::make_shared<const std::vector<float>>(std::move(importance));
   return decision;
 }
 

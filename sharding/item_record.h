@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -15,6 +16,8 @@ struct TensorDecision {
   int steps = 0;  ///< Steps whose zeros count (0 for rtn and per tensor).
   bool stopped_early = false;
   FixedGrid grid;  ///< Per-tensor quantization.
+  /// One h for each column, where columns are weighed. Of a rank's records of a tensor only the first has it.
+  std::shared_ptr<const std::vector<float>> importance = {};
 
   void write(WireWriter& out) const;
   static TensorDecision read(WireReader& in);

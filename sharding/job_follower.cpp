@@ -43,7 +43,7 @@ class RemoteShare final : public WorkShare {
     return range;
   }
 
-  void add_first_passes(const FirstPasses& passes) override {
+  void add_first_passes(FirstPasses passes) override {
     WireWriter out;
     passes.write(out);
     outbox_.post(message_to(kLeader, Tag::kPasses, out));

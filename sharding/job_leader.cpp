@@ -25,9 +25,10 @@ class JobLeader::OwnShare final : public WorkShare {
   void start(OnDecided on_decided) override { listener_.set(std::move(on_decided)); }
   void finish() override { listener_.set({}); }
   [[nodiscard]] std::optional<ItemRange> next() override { return leader_.next_items(kSelf); }
-  void add_first_passes(const FirstPasses& passes) override {
-    const std::optional<TensorDecision> decision = leader_.add_passes(kSelf, passes);
-    if (decision) listener_.tell(passes.tensor, *decision);
+  void add_first_passes(FirstPasses passes) override {
+    const std::size_t tensor = passes.tensor;
+    const std::optional<TensorDecision> decision = leader_.add_passes(kSelf, std::move(passes));
+    if (decision) listener_.tell(tensor, *decision);
   }
   void done(ItemRecord record) override { leader_.add_record(record); }
   void tell(std::size_t tensor, const TensorDecision& decision) { listener_.tell(tensor, decision); }
@@ -61,6 +62,7 @@ RunResult JobLeader::run(const RankJob& job, bool resumed, ProgressCounters& pro
   ledger_ = std::make_unique<Ledger>(job.plan, job.layout);
   ledger_->add_constants();
   check_records(job, records);
+  share_importance(job, records);
   std::erase_if(records, [&](const ItemRecord& record) {
     return std::binary_search(damaged_.begin(), damaged_.end(), record.item);
   });
@@ -136,13 +138,14 @@ std::optional<ItemRange> JobLeader::next_items(int rank) {
 }
 
 // Returns the decision to rank 0's own pipeline when it has waited for it; the others are sent theirs.
-std::optional<TensorDecision> JobLeader::add_passes(int rank, const FirstPasses& passes) {
+std::optional<TensorDecision> JobLeader::add_passes(int rank, FirstPasses passes) {
+  const std::size_t tensor = passes.tensor;
   std::vector<int> ranks;
   std::optional<TensorDecision> decision;
   {
     const std::lock_guard lock(mutex_);
-    decision = board_->add(passes);
-    std::vector<int>& waiting = contributors_[passes.tensor];
+    decision = board_->add(std::move(passes));
+    std::vector<int>& waiting = contributors_[tensor];
     if (std::find(waiting.begin(), waiting.end(), rank) == waiting.end()) waiting.push_back(rank);
     if (!decision) return {};
     ranks = std::exchange(waiting, {});
@@ -154,7 +157,7 @@ std::optional<TensorDecision> JobLeader::add_passes(int rank, const FirstPasses&
       continue;
     }
     WireWriter out;
-    out.put(static_cast<std::uint64_t>(passes.tensor));
+    out.put(static_cast<std::uint64_t>(tensor));
     decision->write(out);
     outbox_.post(message_to(waiting, Tag::kDecision, out));
   }
@@ -202,9 +205,10 @@ void JobLeader::handle(Message& message) {
   } else if (tag == Tag::kWant) {
     answer_want(rank);
   } else if (tag == Tag::kPasses) {
-    const FirstPasses passes = FirstPasses::read(in);
-    const std::optional<TensorDecision> decision = add_passes(rank, passes);
-    if (decision && own_share_ != nullptr) own_share_->tell(passes.tensor, *decision);
+    FirstPasses passes = FirstPasses::read(in);
+    const std::size_t tensor = passes.tensor;
+    const std::optional<TensorDecision> decision = add_passes(rank, std::move(passes));
+    if (decision && own_share_ != nullptr) own_share_->tell(tensor, *decision);
   } else if (tag == Tag::kRecords) {
     for (const ItemRecord& record : read_records(in)) add_record(record);
   } else if (tag == Tag::kProgress) {

@@ -99,6 +99,7 @@ class JobLeader {
   void assign_roles(const RankJob& job);
   void share_devices(const RankJob& job);
   void check_records(const RankJob& job, std::vector<ItemRecord> records);
+  static void share_importance(const RankJob& job, std::vector<ItemRecord>& records);
   [[nodiscard]] std::vector<std::optional<TensorDecision>> hand_over_decisions(const RankJob& job,
                                                                                std::span<const ItemRecord> records);
 
@@ -107,7 +108,7 @@ class JobLeader {
   void work_along(LocalRun& local, const ProgressCounters& own, ProgressCounters& shown);
 
   [[nodiscard]] std::optional<ItemRange> next_items(int rank);
-  [[nodiscard]] std::optional<TensorDecision> add_passes(int rank, const FirstPasses& passes);
+  [[nodiscard]] std::optional<TensorDecision> add_passes(int rank, FirstPasses passes);
   void add_record(const ItemRecord& record);
   void handle(Message& message);
   [[nodiscard]] bool took_answer(Tag tag, int rank, WireReader in);

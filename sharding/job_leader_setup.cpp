@@ -1,5 +1,8 @@
 #include <algorithm>
 #include <future>
+#include <map>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -203,6 +206,30 @@ void JobLeader::check_records(const RankJob& job, std::vector<ItemRecord> record
       fmt::format("{} of {} finished pieces of the unfinished output hold other bytes than were written; they are "
                   "done again",
                   damaged_.size(), records.size()));
+}
+
+// Gives every record of a tensor whose columns are weighed what one of them has. A crash can leave records without: the
+// tiles are solved again.
+void JobLeader::share_importance(const RankJob& job, std::vector<ItemRecord>& records) {
+  std::map<std::size_t, std::shared_ptr<const std::vector<float>>> known;
+  const auto tensor_of = [&](const ItemRecord& record) -> std::optional<std::size_t> {
+    const WorkItem& item = job.plan.items[record.item];
+    const bool weighed = item.kind == WorkItem::Kind::kTile && job.layout.quantized()[item.tensor].weighs_columns();
+    return weighed ? std::optional(item.tensor) : std::nullopt;
+  };
+  for (const ItemRecord& record : records) {
+    const std::optional<std::size_t> tensor = tensor_of(record);
+    if (!tensor || !record.decision.importance) continue;
+    const auto cols = static_cast<std::size_t>(job.layout.quantized()[*tensor].cols);
+    if (record.decision.importance->size() == cols) known[*tensor] = record.decision.importance;
+  }
+  std::erase_if(records, [&](ItemRecord& record) {
+    const std::optional<std::size_t> tensor = tensor_of(record);
+    if (!tensor) return false;
+    const auto found = known.find(*tensor);
+    if (found != known.end()) record.decision.importance = found->second;
+    return found == known.end();
+  });
 }
 
 std::vector<std::optional<TensorDecision>> JobLeader::hand_over_decisions(const RankJob& job,

@@ -44,7 +44,7 @@ class LocalRun::Share final : public WorkShare {
   void start(OnDecided on_decided) override { run_.share_.start(std::move(on_decided)); }
   void finish() override { run_.share_.finish(); }
   [[nodiscard]] std::optional<ItemRange> next() override { return run_.share_.next(); }
-  void add_first_passes(const FirstPasses& passes) override { run_.share_.add_first_passes(passes); }
+  void add_first_passes(FirstPasses passes) override { run_.share_.add_first_passes(std::move(passes)); }
   void done(ItemRecord record) override {
     const int writer = run_.writer_of(record.blocks.front().entry);
     if (writer == run_.place_.rank) {

@@ -22,7 +22,9 @@ namespace halfquad {
 struct OutputTensor {
   enum class Kind : std::uint8_t { kCopy, kConvert, kConstant, kCodes, kScale, kZero };
   Kind kind = Kind::kCopy;
-  std::size_t source = 0;            ///< kCopy: index into Checkpoint::tensors().
+  /// kCopy: index into Checkpoint::tensors(), of the tensor where the bytes begin. They are those of the file, even
+  /// where it is decoded for other uses.
+  std::size_t source = 0;
   std::vector<std::size_t> sources;  ///< kConvert: one behind the other.
   Conversion conversion;             ///< kConvert: of each of them.
   std::string constant;              ///< kConstant: the bytes.
@@ -43,6 +45,16 @@ struct QuantizedTensor {
   std::size_t codes = 0, scale = kNoEntry, zero = kNoEntry;
   const RowPacker* packer = nullptr;  ///< Null: hqq's own layout.
   RowOrder order = {};                ///< Of its rows in the output.
+  bool given = false;                 ///< Its source holds coded elements (coded_elements.h).
+
+  /// Whether hqq's early stop can come up.
+  [[nodiscard]] bool optimizes() const noexcept { return spec.optimizes() && !given; }
+  /// Whether codes are taken on the grids as they are stored, once these are found: everywhere but in hqq's own layout
+  /// with the published solver, and where codes come with their grids.
+  [[nodiscard]] bool encodes_stored() const noexcept {
+    return !given && (packer != nullptr || (spec.solver == SolverKind::kAls && spec.channel_wise));
+  }
+  [[nodiscard]] bool weighs_columns() const noexcept { return spec.weighs_columns() && !given; }
 };
 
 /// The tensors of an output before their place in the files is known.

@@ -87,10 +87,16 @@ OutputLayout::OutputLayout(const Checkpoint& checkpoint, std::span<const Decisio
     place = arrange(catalog, kShardBytesOfManyTensors);
   }
   quantized_ = std::move(catalog.quantized_);
+  std::vector<std::size_t> given;
+  for (const Decision& decision : decisions) {
+    if (decision.given) given.push_back(decision.source);
+  }
+  std::ranges::sort(given);
   for (QuantizedTensor& tensor : quantized_) {
     for (std::size_t* part : {&tensor.codes, &tensor.scale, &tensor.zero}) {
       if (*part != QuantizedTensor::kNoEntry) *part = place[*part];
     }
+    tensor.given = std::ranges::binary_search(given, tensor.source);
   }
   make_images(inputs);
 }

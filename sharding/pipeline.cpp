@@ -185,8 +185,8 @@ std::optional<Pipeline::NextRead> Pipeline::next_read() {
   const std::size_t index = range_.begin++;
   const WorkItem& item = in_.plan.items[index];
   if (item.kind == WorkItem::Kind::kCopy) return NextRead{index, Unit::Phase::kCopy};
-  const QuantSpec& spec = in_.layout.quantized()[item.tensor].spec;
-  const bool known = TensorState::waits(spec) && tensors_[item.tensor].decision.has_value();
+  const bool waits = TensorState::waits(in_.layout.quantized()[item.tensor]);
+  const bool known = waits && tensors_[item.tensor].decision.has_value();
   if (!known) ++unsolved_;
   return NextRead{index, known ? Unit::Phase::kAgain : Unit::Phase::kFirst};
 }
@@ -212,7 +212,7 @@ void Pipeline::fetch_range(std::unique_lock<std::mutex>& lock) {
     if (item.kind == WorkItem::Kind::kCopy) continue;
     const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
     TensorState& state = tensors_[item.tensor];
-    if (!TensorState::waits(tensor.spec) || state.decision) continue;
+    if (!TensorState::waits(tensor) || state.decision) continue;
     ++state.first_passes_open;
     const std::int64_t count = tensor.tiles.tile_count();
     // Tiles need not come in order: their last one in the plan may be still under way when the last one comes.

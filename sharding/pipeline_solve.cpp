@@ -95,8 +95,9 @@ Pipeline::Pass Pipeline::begin_pass(Unit unit) {
   if (unit.phase == Unit::Phase::kFirst) {
     pass.found.tensor = item.tensor;
     pass.found.tiles = 1;
-    pass.solve = tensor.spec.channel_wise;
-    if (tensor.spec.optimizes()) {
+    pass.solve = tensor.spec.channel_wise && !tensor.weighs_columns();
+    if (tensor.weighs_columns()) pass.found.columns.emplace(tensor.cols);
+    if (tensor.optimizes()) {
       pass.job.record = RecordErrors::kYes;
       pass.found.step_abs.resize(static_cast<std::size_t>(tensor.spec.iters));
     }
@@ -105,7 +106,8 @@ Pipeline::Pass Pipeline::begin_pass(Unit unit) {
     unit.record.decision = decision;
     pass.job.iters = decision.steps;
     if (!tensor.spec.channel_wise) pass.job.grid = &decision.grid;
-    if (unit.phase == Unit::Phase::kFinish && tensor.spec.channel_wise) pass.redo_after = decision.steps;
+    if (tensor.weighs_columns()) pass.job.importance = decision.importance->data();
+    if (unit.phase == Unit::Phase::kFinish && tensor.optimizes()) pass.redo_after = decision.steps;
   }
   pass.unit = std::move(unit);
   return pass;
@@ -117,9 +119,10 @@ bool Pipeline::nothing_to_solve(const Pass& pass) const {
                                      [&](const StripResult& strip) { return strip.settled <= pass.redo_after; }));
 }
 
-// Devices know hqq's own layout and zeros of any value.
+// Devices know hqq's own layout and zeros of any value, and hqq's search for them.
 bool Pipeline::devices_solve(const QuantizedTensor& tensor) {
-  return tensor.packer == nullptr && tensor.spec.zeros == ZeroKind::kFloat;
+  return tensor.packer == nullptr && tensor.spec.zeros == ZeroKind::kFloat && !tensor.given &&
+         tensor.spec.solver != SolverKind::kAls;
 }
 
 // What the device cannot finish, for whatever reason, is left to the host, which knows how to say why.
@@ -161,6 +164,8 @@ void Pipeline::solve_on_device(DeviceSolver& device, int worker, std::span<Pass>
 void Pipeline::solve_on_host(TileSolver& solver, Pass& pass) {
   const QuantizedTensor& tensor = *pass.job.tensor;
   Unit& unit = pass.unit;
+  if (pass.found.columns)
+    return TileSolver::add_columns(tensor, pass.job.tile, unit.buffer.source(), *pass.found.columns);
   if (!pass.solve) {
     pass.found.range = solver.range(tensor, pass.job.tile, unit.buffer.source());
     if (!pass.found.range.nonfinite) return;
@@ -197,7 +202,7 @@ void Pipeline::end_pass(Pass pass, double seconds) {
     stats_.solve_seconds += seconds;
     if (pass.redo_after != kAllStrips) stats_.strips_redone += pass.strips;
   }
-  if (first && TensorState::waits(pass.job.tensor->spec)) {
+  if (first && TensorState::waits(*pass.job.tensor)) {
     first_pass_done(std::move(pass.unit), std::move(pass.found));
   } else {
     push_write(std::move(pass.unit));
@@ -221,13 +226,15 @@ void Pipeline::clear_nonfinite(Unit& unit, const QuantizedTensor& tensor) {
     if (!at) continue;
     if (in_.options.nonfinite == NonFinite::kError) {
       const std::int64_t index = static_cast<std::int64_t>(range.offset) / size + *at;
+      // Of a tensor that is decoded, where it begins.
+      const std::int64_t bytes_before = source.decoder == nullptr ? index * size : 0;
       throw Error(
           ErrorCode::kBadInput,
           fmt::format("tensor {} holds a NaN or infinity at [{}, {}] (file {}, offset {}); use --nonfinite zero or "
                       "keep-original, or leave the tensor out with --skip",
                       quoted(source.name), index / tensor.cols, index % tensor.cols,
                       quoted(in_.checkpoint.files()[static_cast<std::size_t>(source.file)].name),
-                      source.offset + static_cast<std::uint64_t>(index * size)));
+                      source.offset + static_cast<std::uint64_t>(bytes_before)));
     }
     zeroed += zero_nonfinite(start, source.dtype, count);
   }
@@ -248,7 +255,7 @@ void Pipeline::first_pass_done(Unit unit, FirstPasses passes) {
     const std::lock_guard lock(mutex_);
     TensorState& state = tensors_[tensor];
     state.passes.tensor = tensor;
-    state.passes.add(passes);
+    state.passes.add(std::move(passes));
     unit.phase = Unit::Phase::kFinish;
     if (!waiting_.empty() && *waiting_.begin() <= state.last_item) {
       give_up_locked(std::move(unit));
@@ -258,14 +265,20 @@ void Pipeline::first_pass_done(Unit unit, FirstPasses passes) {
     if (--state.first_passes_open == 0) told = std::exchange(state.passes, {});
   }
   changed_.notify_all();
-  if (told.tiles > 0) in_.share.add_first_passes(told);
+  if (told.tiles == 0) return;
+  const QuantizedTensor& whole = in_.layout.quantized()[tensor];
+  if (whole.weighs_columns() && told.tiles == whole.tiles.tile_count()) {
+    decided(tensor, decide(whole, told));  // nobody else has a part in it, and much would be sent
+  } else {
+    in_.share.add_first_passes(std::move(told));
+  }
 }
 
 // Lets the memory of a tile go whose tensor is not decided.
 void Pipeline::give_up_locked(Unit unit) {
   const std::size_t tensor = item_of(unit).tensor;
   TensorState& state = tensors_[tensor];
-  if (in_.layout.quantized()[tensor].spec.channel_wise) {
+  if (in_.layout.quantized()[tensor].optimizes()) {
     unit.phase = Unit::Phase::kAhead;
     ++state.writes_ahead;
     writing_.push_back(std::move(unit));

@@ -82,6 +82,12 @@ std::uint64_t Pipeline::copied_to(const Unit& unit) const {
 }
 
 void Pipeline::item_done(ItemRecord record) {
+  if (record.decision.importance) {
+    const std::lock_guard lock(mutex_);
+    bool& told = tensors_[in_.plan.items[record.item].tensor].importance_told;
+    if (told) record.decision.importance.reset();
+    told = true;
+  }
   in_.progress.source_bytes_done += in_.plan.items[record.item].source_bytes;
   in_.share.done(std::move(record));
 }

@@ -91,7 +91,7 @@ Plan make_plan(const Checkpoint& checkpoint, const OutputLayout& layout) {
     for (const Use& use : copied[source]) {
       const OutputTensor& content = layout.contents()[use.entry];
       if (content.kind == OutputTensor::Kind::kCopy) {
-        add_copies(plan, tensor.bytes, use.entry);
+        add_copies(plan, content.blocks.total_bytes, use.entry);
       } else {
         add_conversions(plan, content, use.entry, use.part, tensor);
       }

@@ -11,12 +11,14 @@
 #include "io/json.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
+#include "sharding/block_type.h"
 #include "sharding/rules.h"
 
 namespace halfquad {
 namespace {
 
-constexpr std::string_view kRuleKeys = "bits, group-size, axis, solver, iters, round-zero, per-tensor, keep";
+constexpr std::string_view kRuleKeys =
+    "bits, group-size, type, axis, solver, iters, starts, importance, round-zero, per-tensor, keep";
 
 std::optional<std::int64_t> to_int(std::string_view text) {
   std::int64_t value = 0;
@@ -43,6 +45,13 @@ std::optional<int> to_int_in(std::string_view text, int lo, int hi) {
   return static_cast<int>(*value);
 }
 
+/// False for a name that is no type of blocks.
+bool set_block_type(SpecOverride& spec, std::string_view name) {
+  const BlockType* type = find_block_type(name);
+  if (type != nullptr) type->apply_to(spec);
+  return type != nullptr;
+}
+
 /// Stores `parsed` and says whether there was something to store.
 template <class T>
 bool store(std::optional<T>& into, std::optional<T> parsed) {
@@ -54,13 +63,22 @@ bool store(std::optional<T>& into, std::optional<T> parsed) {
 /// is well, nothing for an unknown key.
 std::optional<std::string_view> set_key(SpecOverride& spec, std::string_view key, std::string_view value) {
   const auto verdict = [](bool ok, std::string_view wanted) { return ok ? std::string_view() : wanted; };
-  if (key == "bits") return verdict(store(spec.width, code_width_from_name(value)), "one of 8 6 5 4 3 2 1.58 1");
+  if (key == "bits") {
+    spec.super_blocks = false;  // whatever type a wider rule gave
+    spec.zeros = ZeroKind::kFloat;
+    return verdict(store(spec.width, code_width_from_name(value)), "one of 8 6 5 4 3 2 1.58 1");
+  }
+  if (key == "type") return verdict(set_block_type(spec, value), block_type_names());
   if (key == "group-size") {
     return verdict(store(spec.group_size, to_group_size(value)), "a positive number, or 'row' or 0 for whole rows");
   }
   if (key == "axis") return verdict(store(spec.axis, to_int_in(value, 0, 1)), "0 or 1");
-  if (key == "solver") return verdict(store(spec.solver, solver_from_name(value)), "hqq or rtn");
+  if (key == "solver") return verdict(store(spec.solver, solver_from_name(value)), "hqq, als or rtn");
   if (key == "iters") return verdict(store(spec.iters, to_int_in(value, 1, QuantSpec::kMaxIters)), "1 to 1000");
+  if (key == "starts") return verdict(store(spec.starts, to_int_in(value, 1, QuantSpec::kMaxStarts)), "1 to 41");
+  if (key == "importance") {
+    return verdict(store(spec.importance, importance_from_name(value)), "none or weights");
+  }
   if (key == "round-zero") return verdict(store(spec.round_zero, to_switch(value)), "on or off");
   if (key == "keep") return verdict(store(spec.keep, to_switch(value)), "on or off");
   if (key == "per-tensor") {
@@ -111,9 +129,10 @@ class RecipeParser {
     // The file spells keys with underscores alone, so that each has one name.
     const std::optional<std::string_view> wanted =
         key.find('-') == key.npos ? set_key(spec, dashed, scalar_text(value)) : std::optional<std::string_view>();
-    require(wanted.has_value(), fmt::format("{} has the unknown key {}; known are bits, group_size, axis, solver, "
-                                            "iters, round_zero, per_tensor, keep{}",
-                                            where, quoted(key), where == "the recipe" ? ", rules, skip" : ", match"));
+    require(wanted.has_value(),
+            fmt::format("{} has the unknown key {}; known are bits, group_size, type, axis, solver, "
+                        "iters, starts, importance, round_zero, per_tensor, keep{}",
+                        where, quoted(key), where == "the recipe" ? ", rules, skip" : ", match"));
     require(wanted->empty(), fmt::format("{}: {} must be {}, not {}", where, quoted(key), *wanted,
                                          halfquad::quoted(boost::json::serialize(value))));
   }
@@ -182,8 +201,14 @@ void SpecOverride::apply_to(QuantSpec& spec) const {
   spec.axis = axis.value_or(spec.axis);
   spec.solver = solver.value_or(spec.solver);
   spec.iters = iters.value_or(spec.iters);
+  spec.rounds = iters.value_or(spec.rounds);
+  spec.starts = starts.value_or(spec.starts);
+  spec.importance = importance.value_or(spec.importance);
+  spec.importance_power = importance_power.value_or(spec.importance_power);
   spec.round_zero = round_zero.value_or(spec.round_zero);
   spec.channel_wise = channel_wise.value_or(spec.channel_wise);
+  spec.zeros = zeros.value_or(spec.zeros);
+  spec.super_blocks = super_blocks.value_or(spec.super_blocks);
 }
 
 Rule parse_rule(std::string_view text) {

@@ -63,7 +63,13 @@ std::string specs_digest(const OutputLayout& layout) {
     out.put(spec.kappa);
     out.put(spec.round_zero);
     out.put(spec.channel_wise);
+    out.put(tensor.given);
     out.put(spec.zeros);
+    out.put(spec.super_blocks);
+    out.put(spec.starts);
+    out.put(spec.rounds);
+    out.put(spec.importance);
+    out.put(spec.importance_power);
   }
   return digest_text(out);
 }

@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/quant_spec.h"
+#include "kernels/solver.h"
 #include "runtime/dtype.h"
 #include "sharding/tiles.h"
 
@@ -68,6 +70,10 @@ class RowPacker {
   /// @pre the rows begin at a multiple of TileGeometry::kRowStep of the layer and end at one, or at its end; so for
   /// unpack().
   virtual void pack(const RowShape& shape, const StoredRows& rows, const RowPlaces<std::byte>& out) const = 0;
+  /// For specs with super-blocks, in place of a solver and pack(): searches the best bytes for the finite `weights` of
+  /// some rows and adds their errors. @pre the format has super-blocks.
+  virtual void search(const RowShape& shape, std::span<const float> weights, const RowPlaces<std::byte>& out,
+                      ErrorSums& errors) const;
   virtual void unpack(const RowShape& shape, const RowPlaces<const std::byte>& in, const LoadedRows& rows) const = 0;
 };
 

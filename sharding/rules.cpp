@@ -9,6 +9,7 @@
 
 #include "runtime/check.h"
 #include "runtime/text.h"
+#include "sharding/gguf_source.h"
 
 namespace halfquad {
 namespace {
@@ -63,8 +64,13 @@ void merge(SpecOverride& into, const SpecOverride& from) {
   take(into.axis, from.axis);
   take(into.solver, from.solver);
   take(into.iters, from.iters);
+  take(into.starts, from.starts);
+  take(into.importance, from.importance);
+  take(into.importance_power, from.importance_power);
   take(into.round_zero, from.round_zero);
   take(into.channel_wise, from.channel_wise);
+  take(into.zeros, from.zeros);
+  take(into.super_blocks, from.super_blocks);
 }
 
 std::string model_type_of(const Checkpoint& checkpoint) {
@@ -117,11 +123,15 @@ class Decider {
   }
 
  private:
+  [[nodiscard]] KeepReason default_reason(const SourceTensor& tensor) const {
+    return checkpoint_.gguf() != nullptr ? gguf_keep_reason(tensor) : default_keep_reason(tensor, model_type_);
+  }
+
   Decision decide_one(std::size_t index) {
     const SourceTensor& tensor = checkpoint_.tensors()[index];
     Decision decision;
     decision.source = index;
-    decision.keep = default_keep_reason(tensor, model_type_);
+    decision.keep = default_reason(tensor);
     if (decision.keep == KeepReason::kNotAWeight && tensor.shape.size() > 2) {
       decision.why = fmt::format("{}-D tensor", tensor.shape.size());
     }
@@ -129,6 +139,11 @@ class Decider {
     if (decision.quantize() && recipe_.defaults.keep.value_or(false)) {
       decision.keep = KeepReason::kSkipped;
       decision.why = "keep is the recipe's default";
+    }
+    if (const auto named = recipe_.tensors.find(tensor.name); named != recipe_.tensors.end()) {
+      merge(spec, named->second);
+      decision.keep = KeepReason::kNone;
+      decision.why.clear();
     }
     apply_rules(tensor, spec, decision);
     apply_skips(tensor, decision);
@@ -164,7 +179,7 @@ class Decider {
     spec.apply_to(decision.spec);
     // The hqq library's default, which its loaders expect to see in the config.
     if (!spec.round_zero) decision.spec.round_zero = decision.spec.width == CodeWidth::k4;
-    if (format_.adapt) format_.adapt(decision.spec);
+    if (format_.adapt) format_.adapt(decision.spec, tensor.shape[1]);
     std::optional<std::string> problem = format_.why_not(decision.spec, tensor.shape[0], tensor.shape[1]);
     if (!problem || (format_.group_fallback && takes_smaller_groups(tensor, decision))) return;
     decision.keep = KeepReason::kShape;
@@ -189,7 +204,7 @@ class Decider {
     std::string text;
     std::size_t shown = 0;
     for (const SourceTensor& tensor : checkpoint_.tensors()) {
-      if (default_keep_reason(tensor, model_type_) != KeepReason::kNone) continue;
+      if (default_reason(tensor) != KeepReason::kNone) continue;
       text += (shown == 0 ? "" : ", ") + halfquad::quoted(tensor.name);
       if (++shown == kExamples) break;
     }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -19,9 +20,14 @@ struct SpecOverride {
   std::optional<std::int64_t> group_size;  ///< 0: whole rows (axis 1) or columns (axis 0).
   std::optional<int> axis;
   std::optional<SolverKind> solver;
-  std::optional<int> iters;
+  std::optional<int> iters;  ///< Steps of hqq, rounds of als.
+  std::optional<int> starts;
+  std::optional<Importance> importance;
+  std::optional<double> importance_power;
   std::optional<bool> round_zero;
   std::optional<bool> channel_wise;
+  std::optional<ZeroKind> zeros;
+  std::optional<bool> super_blocks;
   std::optional<bool> keep;  ///< true: leave the tensor unquantized.
 
   void apply_to(QuantSpec& spec) const;
@@ -37,6 +43,8 @@ struct Rule {
 /// Which tensor gets which spec, as the user said it.
 struct Recipe {
   SpecOverride defaults;
+  /// By the exact name of a tensor, which is quantized then unless a rule says otherwise; rules go over it.
+  std::map<std::string, SpecOverride, std::less<>> tensors;
   std::vector<Rule> rules;
   std::vector<std::string> skip;  ///< Patterns of tensors to leave unquantized; wins over every rule.
 };
@@ -72,15 +80,17 @@ enum class KeepReason : std::uint8_t {
 struct Decision {
   std::size_t source = 0;  ///< Index into Checkpoint::tensors().
   KeepReason keep = KeepReason::kNone;
-  QuantSpec spec;   ///< Meaningful when keep is kNone.
-  std::string why;  ///< For kSkipped the pattern, for kShape the sentence.
+  QuantSpec spec;      ///< Meaningful when keep is kNone.
+  std::string why;     ///< For kSkipped the pattern, for kShape the sentence.
+  bool given = false;  ///< Quantized already: the tensor holds coded elements (coded_elements.h).
 
   [[nodiscard]] bool quantize() const noexcept { return keep == KeepReason::kNone; }
 };
 
 /// What the format of an output takes.
 struct SpecLimits {
-  std::function<void(QuantSpec&)> adapt;  ///< Sets what leaves no choice; may be empty.
+  /// Sets what leaves no choice in a layer with rows of so many weights; may be empty.
+  std::function<void(QuantSpec&, std::int64_t)> adapt;
   /// Why a [rows, cols] layer cannot be kept with a spec; nothing when it can.
   std::function<std::optional<std::string>(const QuantSpec&, std::int64_t, std::int64_t)> why_not;
   bool group_fallback = false;  ///< Take a smaller group size where that helps.

@@ -7,9 +7,11 @@
 #include <utility>
 #include <vector>
 
+#include "io/gguf_files.h"
 #include "runtime/check.h"
 #include "runtime/checked.h"
 #include "runtime/text.h"
+#include "sharding/gguf_source.h"
 #include "sharding/source_rows.h"
 #include "sharding/source_tensors.h"
 
@@ -137,6 +139,7 @@ std::optional<boost::json::object> plain_config(std::optional<boost::json::objec
 }  // namespace
 
 Checkpoint open_source(FileSystem& fs, const std::filesystem::path& path) {
+  if (const auto gguf = find_gguf_model(fs, path)) return open_gguf_source(fs, *gguf);
   auto stored = std::make_shared<Checkpoint>(fs, path);
   std::vector<LogicalTensor> logical = logical_tensors(*stored);
   if (std::ranges::all_of(logical, &LogicalTensor::is_verbatim) && logical.size() == stored->tensors().size()) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 #include "kernels/decode.h"
 
@@ -26,17 +27,37 @@ bool StoredGrid::round(DType stored, std::vector<float>& values) {
 
 bool StoredGrid::assign(const GridForm& form, ZeroKind zeros, DType stored, const float* s, const float* z,
                         std::size_t count) {
+  if (!take(form, zeros, stored, s, z, count) || !round_scale(stored, scale)) return false;
+  derive(form);
+  return true;
+}
+
+bool StoredGrid::round_scale(DType stored, std::vector<float>& values) {
+  if (!round(stored, values)) return false;
+  for (float& value : values) value = std::max(value, kLeastScale);
+  return true;
+}
+
+bool StoredGrid::adopt(const GridForm& form, ZeroKind zeros, DType stored, const float* s, const float* z,
+                       std::size_t count) {
+  if (!take(form, zeros, stored, s, z, count)) return false;
+  for (float& value : scale) {
+    if (std::abs(value) < std::numeric_limits<float>::min()) value = std::copysign(kLeastScale, value);
+  }
+  derive(form);
+  return true;
+}
+
+// Everything but the least scale.
+bool StoredGrid::take(const GridForm& form, ZeroKind zeros, DType stored, const float* s, const float* z,
+                      std::size_t count) {
   scale.assign(s, s + count);
   second.assign(z, z + count);
   if (form.second == GridForm::Second::kOffset) {
     for (std::size_t i = 0; i < count; ++i) second[i] = form.middle == 0 ? -s[i] * z[i] : (form.middle - z[i]) * s[i];
   }
-  if (!round(stored, scale)) return false;
-  for (float& value : scale) value = std::max(value, kLeastScale);
   const bool whole = form.second == GridForm::Second::kZero && zeros != ZeroKind::kFloat;
-  if (!whole && !round(stored, second)) return false;
-  derive(form);
-  return true;
+  return round(stored, scale) && (whole || round(stored, second));
 }
 
 void StoredGrid::derive(const GridForm& form) {

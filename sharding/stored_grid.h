@@ -23,10 +23,19 @@ struct StoredGrid {
   /// Takes `count` grids from a solver. False when one does not fit the dtype.
   [[nodiscard]] bool assign(const GridForm& form, ZeroKind zeros, DType stored, const float* s, const float* z,
                             std::size_t count);
+  /// Takes `count` grids of another output, whose scales may be negative or smaller than any a solver makes: only one
+  /// that would be 0 becomes the smallest instead.
+  [[nodiscard]] bool adopt(const GridForm& form, ZeroKind zeros, DType stored, const float* s, const float* z,
+                           std::size_t count);
   /// Likewise from what was stored: `scale` and `second` are filled in.
   void derive(const GridForm& form);
 
+  /// Rounds scales to what they are stored as; never to 0. False when one does not fit.
+  [[nodiscard]] bool round_scale(DType stored, std::vector<float>& values);
+
  private:
+  [[nodiscard]] bool take(const GridForm& form, ZeroKind zeros, DType stored, const float* s, const float* z,
+                          std::size_t count);
   [[nodiscard]] bool round(DType stored, std::vector<float>& values);
   std::vector<std::byte> bytes_;
 };

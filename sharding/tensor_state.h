@@ -31,11 +31,12 @@ struct Unit {
 
 /// What one pipeline knows of a quantized tensor while its tiles are in flight. Guarded by the pipeline's mutex.
 ///
-/// Two kinds of tensor cannot be written tile by tile, since something is known only when the last tile was seen: hqq's
-/// early stop (a step at which the tensor's mean error no longer falls) and per-tensor quantization (the range). Their
-/// tiles are held after the first pass while memory lasts; deciding the tensor then costs only the strips whose zeros
-/// still moved after the stop step. A tile that is given up for memory is written ahead, as if all steps counted, and
-/// is read again only if the stop step changes it.
+/// Three kinds of tensor cannot be written tile by tile, since something is known only when the last tile was seen:
+/// hqq's early stop (a step at which the tensor's mean error no longer falls), per-tensor quantization (the range), and
+/// solvers that weigh columns (what all of a column's weights are like). Their tiles are held after the first pass
+/// while memory lasts; deciding the tensor then costs only the strips whose zeros still moved after the stop step. A
+/// tile that is given up for memory is written ahead, as if all steps counted, and is read again only if the stop step
+/// changes it; the other kinds have nothing to write yet.
 struct TensorState {
   std::int64_t tiles_taken = 0;        ///< Tiles this pipeline was given.
   std::int64_t first_passes_open = 0;  ///< Of these: first pass not done.
@@ -43,8 +44,9 @@ struct TensorState {
   /// somebody else.
   std::size_t last_item = kUnknown;
   static constexpr std::size_t kUnknown = static_cast<std::size_t>(-1);
-  FirstPasses passes;      ///< First passes done and not yet told.
-  bool undecided = false;  ///< Tiles of it wait for a decision, or for what follows from it.
+  FirstPasses passes;            ///< First passes done and not yet told.
+  bool importance_told = false;  ///< A finished record has it.
+  bool undecided = false;        ///< Tiles of it wait for a decision, or for what follows from it.
   std::optional<TensorDecision> decision;
   std::vector<Unit> held;
   struct GivenUp {
@@ -56,7 +58,9 @@ struct TensorState {
   std::int64_t writes_ahead = 0;  ///< Of given_up: on their way to the file.
 
   /// Whether tiles wait for a decision.
-  [[nodiscard]] static bool waits(const QuantSpec& spec) noexcept { return spec.optimizes() || !spec.channel_wise; }
+  [[nodiscard]] static bool waits(const QuantizedTensor& tensor) noexcept {
+    return tensor.optimizes() || tensor.weighs_columns() || !tensor.spec.channel_wise;
+  }
 };
 
 }  // namespace halfquad

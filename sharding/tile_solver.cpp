@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -41,6 +42,12 @@ Range strip_range(const TileGeometry& tiles, std::int64_t tile, std::int64_t str
   const std::int64_t extent = strip_extent(tiles);
   const std::int64_t size = tiles.tile_end(tile) - tiles.tile_begin(tile);
   return {strip * extent, std::min(size, (strip + 1) * extent)};
+}
+
+/// For a block whose first weight is number `first` of the tensor.
+ColumnWeights column_weights(const TileSolver::Job& job, std::int64_t first) {
+  const std::int64_t cols = job.tensor->cols;
+  return {job.importance, cols, first % cols};
 }
 
 [[noreturn]] void throw_unstorable(const TileSolver::Job& job, std::string_view what) {
@@ -99,8 +106,11 @@ bool TileSolver::solve_rows(const Job& job, std::int64_t begin, std::int64_t end
                              groups,
                              cols,
                              cols,
-                             1};
-      if (!solve_block(job, block, {codes, cols, 1, nullptr, nullptr}, stats)) return false;
+                             1,
+                             column_weights(job, rows.begin * cols)};
+      const SolveTarget target{codes, cols, 1, nullptr, nullptr};
+      if (!solve_block(job, block, target, stats)) return false;
+      if (job.tensor->encodes_stored() && !encode_stored(job, block, target, stats)) return false;
       const std::int64_t at = (scales_before + offset) * bytes_of(job.stored);
       if (job.grid == nullptr) store_grid(job, groups, output.scale + at, output.zero + at);
     }
@@ -141,25 +151,17 @@ bool TileSolver::solve_columns(const Job& job, std::int64_t begin, std::int64_t 
 bool TileSolver::solve_whole_rows(const Job& job, std::int64_t begin, std::int64_t end, const TileSource& source,
                                   const TileOutput& output, SolveStats& stats) {
   const QuantizedTensor& tensor = *job.tensor;
+  if (tensor.spec.super_blocks) return search_super_blocks(job, begin, end, source, output, stats);
   const TileGeometry& tiles = tensor.tiles;
   const std::int64_t elems = tiles.grouped().cols;
   const std::int64_t groups = end - begin;
   codes_.resize(static_cast<std::size_t>(groups * elems));
   const GroupBlock block{
-      source.slabs[0] + begin * elems * bytes_of(source.dtype), source.dtype, groups, elems, elems, 1};
+      source.slabs[0] + begin * elems * bytes_of(source.dtype),         source.dtype, groups, elems, elems, 1,
+      column_weights(job, (tiles.tile_begin(job.tile) + begin) * elems)};
   const SolveTarget target{codes_.data(), elems, 1, nullptr, nullptr};
   if (!solve_block(job, block, target, stats)) return false;
-
-  const GridForm form = tensor.packer->form(tensor.spec);
-  if (!grid_.assign(form, tensor.spec.zeros, job.stored, scale_.data(), zero_.data(), scale_.size())) {
-    if (find_nonfinite(block.data, block.dtype, groups * elems)) return false;
-    throw_unstorable(job, "scale or what is stored beside it");
-  }
-  SolveStats again;
-  solver_->encode_groups(block, tensor.spec.width, {grid_.inverse.data(), grid_.scale.data(), grid_.zero.data()},
-                         target, again);
-  if (again.nonfinite) return false;
-  stats.final_error = again.final_error;
+  if (tensor.encodes_stored() && !encode_stored(job, block, target, stats)) return false;
 
   const std::int64_t tile_row = tiles.first_row(job.tile);
   const std::int64_t row = tile_row + begin / tiles.groups_per_row();
@@ -173,6 +175,33 @@ bool TileSolver::solve_whole_rows(const Job& job, std::int64_t begin, std::int64
       {tensor.spec, tensor.rows, tensor.cols, job.stored},
       {groups / tiles.groups_per_row(), codes_.data(), grid_.scale.data(), grid_.second.data()},
       {place(cuts.codes, output.codes), place(cuts.scale, output.scale), place(cuts.zero, output.zero)});
+  return true;
+}
+
+// Groups begin..end of the tile, rows of super-blocks: scales are searched together with what they are units of.
+bool TileSolver::search_super_blocks(const Job& job, std::int64_t begin, std::int64_t end, const TileSource& source,
+                                     const TileOutput& output, SolveStats& stats) {
+  const QuantizedTensor& tensor = *job.tensor;
+  const std::int64_t per_row = tensor.tiles.groups_per_row();
+  const std::int64_t tile_row = tensor.tiles.first_row(job.tile);
+  const std::int64_t first = tile_row + begin / per_row;
+  const std::int64_t rows = (end - begin) / per_row;
+  const std::byte* const data = source.slabs[0] + (first - tile_row) * tensor.cols * bytes_of(source.dtype);
+  if (find_nonfinite(data, source.dtype, rows * tensor.cols)) return false;
+  weights_.resize(static_cast<std::size_t>(rows * tensor.cols));
+  decode_to_f32(data, source.dtype, rows * tensor.cols, weights_.data());
+
+  const RowCut& cut = tensor.tiles.cuts().codes;
+  const RowShape shape{tensor.spec, tensor.rows, tensor.cols, job.stored};
+  const std::int64_t together = tensor.order.kind == RowOrder::Kind::kSame ? rows : 1;
+  for (std::int64_t row = 0; row < rows; row += together) {
+    const std::int64_t to = tensor.order.output_row(first + row);
+    const auto weights = std::span(weights_).subspan(static_cast<std::size_t>(row * tensor.cols),
+                                                     static_cast<std::size_t>(together * tensor.cols));
+    tensor.packer->search(shape, weights,
+                          {{output.codes + (cut.offset_of(to) - cut.offset_of(tile_row)), cut.unit_bytes}, {}, {}},
+                          stats.final_error);
+  }
   return true;
 }
 
@@ -192,7 +221,103 @@ bool TileSolver::pack_reordered(const Job& job, std::int64_t begin, std::int64_t
   return true;
 }
 
+// Codes on the grids that were found, once these are as the format stores them.
+bool TileSolver::encode_stored(const Job& job, const GroupBlock& block, const SolveTarget& target, SolveStats& stats) {
+  const QuantizedTensor& tensor = *job.tensor;
+  const GridForm form = tensor.packer == nullptr ? GridForm{} : tensor.packer->form(tensor.spec);
+  if (tensor.spec.solver == SolverKind::kAls && tensor.spec.zeros == ZeroKind::kFloat) refit_zeros(job, block);
+  if (!grid_.assign(form, tensor.spec.zeros, job.stored, scale_.data(), zero_.data(), scale_.size())) {
+    if (find_nonfinite(block.data, block.dtype, block.groups * block.group_elems)) return false;
+    throw_unstorable(job, "scale or what is stored beside it");
+  }
+  SolveStats again;
+  solver_->encode_groups(block, tensor.spec.width, {grid_.inverse.data(), grid_.scale.data(), grid_.zero.data()},
+                         target, again);
+  if (again.nonfinite) return false;
+  stats.final_error.add(again.final_error);
+  scale_ = grid_.scale;
+  zero_ = grid_.second;
+  return true;
+}
+
+// Zeros that fit the scales as these will be stored.
+void TileSolver::refit_zeros(const Job& job, const GroupBlock& block) {
+  std::vector<float> stored = scale_;
+  if (!grid_.round_scale(job.stored, stored)) return;  // assign() says so
+  std::vector<float> inverse(scale_.size());
+  std::transform(scale_.begin(), scale_.end(), inverse.begin(), [](float scale) { return 1 / scale; });
+  solver_->refit_zeros(block, job.tensor->spec.width, {inverse.data(), scale_.data(), zero_.data()}, stored.data(),
+                       zero_.data());
+  scale_ = std::move(stored);
+}
+
+// Groups that come with their grids. Where these are stored as they are, codes stay as they are; else they are the
+// nearest on what the format makes of the grid. Errors are against the weights that came.
+void TileSolver::solve_given(const Job& job, const GroupBlock& block, const SolveTarget& target, SolveStats& stats) {
+  const QuantizedTensor& tensor = *job.tensor;
+  given_.assign(block, target.group_stride, target.element_stride);
+  HALFQUAD_REQUIRE(given_.finite, kBadInput,
+                   fmt::format("layer {}: its scales and zeros make a NaN or an infinity", quoted(tensor.module)));
+  search_where_not_given(job, target);
+  const bool rows = tensor.packer != nullptr;
+  if (!grid_.adopt(rows ? tensor.packer->form(tensor.spec) : GridForm{}, rows ? tensor.spec.zeros : ZeroKind::kFloat,
+                   job.stored, scale_.data(), zero_.data(), scale_.size())) {
+    throw_unstorable(job, "scale or what is stored beside it");
+  }
+  const auto is_same = [&](std::size_t group) {
+    return grid_.scale[group] == given_.scale[group] && grid_.zero[group] == given_.zero[group];
+  };
+  std::size_t same = 0;
+  for (std::size_t group = 0; group < scale_.size(); ++group) same += is_same(group) ? 1U : 0U;
+  if (same < scale_.size()) {
+    SolveStats unused;
+    solver_->encode_groups(given_.block(), tensor.spec.width,
+                           {grid_.inverse.data(), grid_.scale.data(), grid_.zero.data()}, target, unused);
+  }
+  for (std::size_t group = 0; group < scale_.size(); ++group) {
+    if (is_same(group)) given_.copy_codes(static_cast<std::int64_t>(group), target.codes);
+  }
+  solver_->measure(given_.block(), target.codes, grid_.scale.data(), grid_.zero.data(), stats.final_error);
+  scale_ = grid_.scale;
+  zero_ = grid_.second;
+}
+
+// Fills scale_ and zero_: with the given grids, and with the solver's where the format has no such zero.
+void TileSolver::search_where_not_given(const Job& job, const SolveTarget& target) {
+  const QuantSpec& spec = job.tensor->spec;
+  scale_ = given_.scale;
+  zero_ = given_.zero;
+  std::vector<std::size_t> missing;
+  for (std::size_t group = 0; group < scale_.size(); ++group) {
+    const auto zero = given_.zero_for(static_cast<std::int64_t>(group), spec.width, spec.zeros);
+    if (zero) zero_[group] = *zero;
+    if (!zero) missing.push_back(group);
+  }
+  if (missing.empty()) return;
+  std::vector<float> scale(scale_.size());
+  std::vector<float> zero(scale_.size());
+  SolveRequest request;
+  request.spec = spec;
+  request.iters = job.iters;
+  request.stored = job.stored;
+  request.record = RecordErrors::kNo;
+  request.finish = Finish::kGridOnly;
+  SolveTarget searched = target;
+  searched.scale = scale.data();
+  searched.zero = zero.data();
+  SolveStats unused;
+  solver_->solve(given_.block(), request, searched, unused);
+  for (const std::size_t group : missing) {
+    scale_[group] = scale[group];
+    zero_[group] = zero[group];
+  }
+}
+
 bool TileSolver::solve_block(const Job& job, const GroupBlock& block, const SolveTarget& target, SolveStats& stats) {
+  if (job.tensor->given) {
+    solve_given(job, block, target, stats);
+    return true;
+  }
   const QuantSpec& spec = job.tensor->spec;
   if (job.grid != nullptr) {
     solver_->encode(block, spec.width, *job.grid, job.stored, target, stats);
@@ -205,7 +330,7 @@ bool TileSolver::solve_block(const Job& job, const GroupBlock& block, const Solv
   request.iters = job.iters;
   request.stored = job.stored;
   request.record = job.record;
-  if (job.tensor->tiles.whole_rows()) request.finish = Finish::kGridOnly;  // codes come with the stored grids
+  if (job.tensor->encodes_stored()) request.finish = Finish::kGridOnly;  // codes come with the stored grids
   SolveTarget placed = target;
   placed.scale = scale_.data();
   placed.zero = zero_.data();
@@ -227,6 +352,19 @@ void TileSolver::store_grid(const Job& job, std::int64_t groups, std::byte* scal
   }
   encode_from_f32(scale_.data(), job.stored, groups, scale);
   encode_from_f32(zero_.data(), job.stored, groups, zero);
+}
+
+void TileSolver::add_columns(const QuantizedTensor& tensor, std::int64_t tile, const TileSource& source,
+                             ColumnMoments& columns) {
+  const TileGeometry& tiles = tensor.tiles;
+  const std::int64_t elems = tiles.grouped().cols;
+  for (std::size_t slab = 0; slab < source.slabs.size(); ++slab) {
+    if (source.slabs[slab] == nullptr) continue;
+    const TileGeometry::RowRange groups =
+        tiles.slab_rows(static_cast<int>(slab), tiles.tile_begin(tile), tiles.tile_end(tile));
+    columns.add(source.slabs[slab], source.dtype, groups.begin * elems % tensor.cols,
+                (groups.end - groups.begin) * elems);
+  }
 }
 
 WeightRange TileSolver::range(const QuantizedTensor& tensor, std::int64_t tile, const TileSource& source) {

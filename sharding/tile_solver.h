@@ -6,13 +6,15 @@
 #include <span>
 #include <vector>
 
+#include "kernels/column_importance.h"
 #include "kernels/solver.h"
+#include "sharding/given_groups.h"
 #include "sharding/output_layout.h"
 #include "sharding/stored_grid.h"
 
 namespace halfquad {
 
-/// A tile's weights in memory, in the source's dtype.
+/// A tile's weights in memory, in the source's dtype; coded elements where QuantizedTensor::given says so.
 struct TileSource {
   DType dtype = DType::kF32;
   /// By rows: the rows of each slab, null where padding leaves a slab without rows. By columns: one block holding all
@@ -48,7 +50,8 @@ class TileSolver {
     DType stored = DType::kF16;
     int iters = 0;
     RecordErrors record = RecordErrors::kNo;
-    const FixedGrid* grid = nullptr;  ///< Per-tensor quantization: encode on this grid instead of solving.
+    const FixedGrid* grid = nullptr;    ///< Per-tensor quantization: encode on this grid instead of solving.
+    const float* importance = nullptr;  ///< Where columns are weighed: one for each.
   };
 
   /// Solves strip number `strip` into its place in `output`. Adds to `step_abs` when job.record says so.
@@ -56,6 +59,10 @@ class TileSolver {
   /// Throws kBadInput when a scale or zero does not fit the stored dtype.
   [[nodiscard]] bool solve(const Job& job, std::int64_t strip, const TileSource& source, const TileOutput& output,
                            StripResult& result, std::vector<ExactSum>& step_abs);
+
+  /// Adds the weights of a tile to their columns. @pre axis 1.
+  static void add_columns(const QuantizedTensor& tensor, std::int64_t tile, const TileSource& source,
+                          ColumnMoments& columns);
 
   /// Range of all weights of a tile.
   [[nodiscard]] WeightRange range(const QuantizedTensor& tensor, std::int64_t tile, const TileSource& source);
@@ -67,15 +74,24 @@ class TileSolver {
                                    const TileOutput& output, SolveStats& stats);
   [[nodiscard]] bool solve_whole_rows(const Job& job, std::int64_t begin, std::int64_t end, const TileSource& source,
                                       const TileOutput& output, SolveStats& stats);
+  [[nodiscard]] bool search_super_blocks(const Job& job, std::int64_t begin, std::int64_t end, const TileSource& source,
+                                         const TileOutput& output, SolveStats& stats);
   [[nodiscard]] bool pack_reordered(const Job& job, std::int64_t begin, std::int64_t end,
                                     const TileOutput& output) const;
+  [[nodiscard]] bool encode_stored(const Job& job, const GroupBlock& block, const SolveTarget& target,
+                                   SolveStats& stats);
+  void refit_zeros(const Job& job, const GroupBlock& block);
+  void solve_given(const Job& job, const GroupBlock& block, const SolveTarget& target, SolveStats& stats);
+  void search_where_not_given(const Job& job, const SolveTarget& target);
   [[nodiscard]] bool solve_block(const Job& job, const GroupBlock& block, const SolveTarget& target, SolveStats& stats);
   void store_grid(const Job& job, std::int64_t groups, std::byte* scale, std::byte* zero) const;
 
   std::unique_ptr<Solver> solver_;
   std::vector<std::uint8_t> codes_;  // of one strip, slab after slab
   std::vector<float> scale_, zero_;
+  std::vector<float> weights_;  // of a strip of super-blocks
   StoredGrid grid_;
+  GivenGroups given_;
 };
 
 }  // namespace halfquad

@@ -15,6 +15,7 @@
 #include "runtime/parallel.h"
 #include "runtime/text.h"
 #include "sharding/checked_tensor.h"
+#include "sharding/rules.h"
 #include "sharding/shape_text.h"
 #include "sharding/stored_tile.h"
 #include "sharding/verify_report.h"
@@ -26,6 +27,11 @@ constexpr std::uint64_t kPieceBytes = 8 << 20;
 constexpr double kErrorTolerance = 1e-5;  // relative; both sides add the same group sums exactly
 // Dequantized weights beyond this have squares that no fp32 sum holds.
 constexpr float kLargestWeight = 1e18F;
+
+std::string kept_text(const SourceTensor& tensor) {
+  const KeepReason reason = default_keep_reason(tensor, "");
+  return fmt::format("kept: {}", reason == KeepReason::kNone ? "linear layer" : describe(reason));
+}
 
 std::string name_in_quotes(const SourceTensor& tensor) { return halfquad::quoted(tensor.name); }
 
@@ -93,10 +99,12 @@ class Verifier {
   }
   void use_reported_checksums();
   void compare_layer_with_report(const StoredLayer& layer);
-  void compare_source_files();
   const SourceTensor* original_of(const StoredLayer& layer);
   std::vector<CheckedPiece> pieces();
   void check_piece(const CheckedPiece& piece, std::span<std::byte> buffer);
+  std::span<const std::byte> wanted_bytes(const CheckedTensor& checked, const CheckedPiece& piece, Workspace& workspace,
+                                          std::span<std::byte> scratch);
+  [[nodiscard]] static std::uint64_t piece_workspace(const CheckedPiece& piece);
   void conclude(const CheckedTensor& checked);
   std::uint64_t tile_workspace(const MeasuredLayer& measured) const;
   [[nodiscard]] bool has_finite_grid(const StoredLayer& layer) const;
@@ -134,12 +142,13 @@ void Verifier::use_report(const boost::json::object& report) {
   for (const StoredLayer& layer : output_.layers()) {
     if (output_.format().keeps_names()) compare_layer_with_report(layer);
   }
-  if (source_ != nullptr) compare_source_files();
+  if (source_ == nullptr) return;
+  for (std::string& other : other_source_files(*report_, *source_)) result_.problems.push_back(std::move(other));
 }
 
 bool could_be_rows(const RunReport::Tensor& reported, std::uint64_t bytes) {
   return reported.run_bytes > 0 && bytes % reported.run_bytes == 0 && reported.block_bytes > 0 &&
-         reported.block_bytes <= std::min(reported.run_bytes, kCopyBlockBytes);
+         reported.block_bytes <= kCopyBlockBytes;
 }
 
 void Verifier::use_reported_checksums() {
@@ -186,21 +195,6 @@ void Verifier::compare_layer_with_report(const StoredLayer& layer) {
   }
 }
 
-void Verifier::compare_source_files() {
-  const auto same_file = [](const RunReport::File& reported, const SourceFile& file) {
-    return reported.name == file.name && reported.bytes == file.bytes &&
-           reported.header_xxh3 == fmt::format("{:016x}", file.header_digest);
-  };
-  for (const RunReport::File& reported : report_->source_files) {
-    const auto files = source_->files();
-    if (std::none_of(files.begin(), files.end(), [&](const SourceFile& file) { return same_file(reported, file); })) {
-      problem("the output was made from another source: no file of {} is {} with {} bytes and header checksum {}",
-              halfquad::quoted(source_->directory().string()), halfquad::quoted(reported.name), reported.bytes,
-              halfquad::quoted(reported.header_xxh3));
-    }
-  }
-}
-
 // ---- names
 
 void Verifier::compare_names_with_source() {
@@ -214,14 +208,16 @@ void Verifier::compare_names_with_source() {
       problem("tensor {} is {} of shape {} but {} of shape {} in the source", name_in_quotes(*checked.tensor),
               name_of(checked.tensor->dtype), shape_text(checked.tensor->shape), name_of(original->dtype),
               shape_text(original->shape));
-    } else if (original->decoder == nullptr) {
+    } else {
       checked.original = original;
+      ++result_.accounts[kept_text(*original)];
     }
   }
   std::vector<bool> used(source_->tensors().size());
   for (const StoredLayer& layer : output_.layers()) {
     if (const SourceTensor* original = original_of(layer)) {
       measured_.push_back({.layer = &layer, .original = original, .error = {}});
+      ++result_.accounts["quantized"];
     }
     const SourceTensor* named = source_->find(layer.module + ".weight");
     if (named != nullptr) used[static_cast<std::size_t>(named - source_->tensors().data())] = true;
@@ -282,13 +278,21 @@ std::vector<CheckedPiece> Verifier::pieces() {
 void Verifier::check_bytes(const StopFlag& stop) {
   const std::vector<CheckedPiece> work = pieces();
   std::uint64_t largest = 0;
-  for (const CheckedPiece& piece : work) largest = std::max(largest, piece.bytes());
-  const WorkerBuffers buffers(options_.threads, OpenCheckpoint::kScratchBytes + 2 * Workspace::cost(largest),
-                              options_.memory_bytes);
+  for (const CheckedPiece& piece : work) largest = std::max(largest, piece_workspace(piece));
+  const WorkerBuffers buffers(options_.threads, OpenCheckpoint::kScratchBytes + largest, options_.memory_bytes);
   parallel_for(buffers.workers(), static_cast<std::int64_t>(work.size()), stop, [&](int worker, std::int64_t index) {
     check_piece(work[static_cast<std::size_t>(index)], buffers.of(worker));
   });
   for (const CheckedTensor& checked : tensors_) conclude(checked);
+}
+
+std::uint64_t Verifier::piece_workspace(const CheckedPiece& piece) {
+  const SourceTensor* original = piece.checked->original;
+  const std::uint64_t bytes = 2 * Workspace::cost(piece.bytes());
+  if (original == nullptr || original->decoder == nullptr) return bytes;
+  const std::uint64_t elements = piece.bytes() / static_cast<std::uint64_t>(bytes_of(piece.checked->tensor->dtype));
+  return bytes + Workspace::cost(elements * static_cast<std::uint64_t>(bytes_of(original->dtype))) +
+         Workspace::cost(elements * sizeof(float));
 }
 
 void Verifier::check_piece(const CheckedPiece& piece, std::span<std::byte> buffer) {
@@ -311,9 +315,7 @@ void Verifier::check_piece(const CheckedPiece& piece, std::span<std::byte> buffe
     }
   }
   if (checked.original != nullptr) {
-    const auto wanted = workspace.take(bytes);
-    source_files_->gather(*checked.original, piece.ranges, scratch, wanted.data());
-    count(bytes);
+    const auto wanted = wanted_bytes(checked, piece, workspace, scratch);
     progress_.source_bytes_done += bytes;
     if (std::memcmp(data.data(), wanted.data(), data.size()) != 0) {
       const auto differs = std::mismatch(data.begin(), data.end(), wanted.begin()).first;
@@ -321,6 +323,32 @@ void Verifier::check_piece(const CheckedPiece& piece, std::span<std::byte> buffe
     }
   }
   progress_.source_bytes_done += bytes;
+}
+
+/// What the bytes must be.
+std::span<const std::byte> Verifier::wanted_bytes(const CheckedTensor& checked, const CheckedPiece& piece,
+                                                  Workspace& workspace, std::span<std::byte> scratch) {
+  const SourceTensor& original = *checked.original;
+  const std::span<std::byte> wanted = workspace.take(piece.bytes());
+  if (original.decoder == nullptr) {
+    source_files_->gather(original, piece.ranges, scratch, wanted.data());
+    count(wanted.size());
+    return wanted;
+  }
+  const auto element = static_cast<std::uint64_t>(bytes_of(checked.tensor->dtype));
+  const auto decoded_element = static_cast<std::uint64_t>(bytes_of(original.dtype));
+  std::vector<ByteRange> ranges;
+  for (const ByteRange& range : piece.ranges) {
+    ranges.push_back({range.offset / element * decoded_element, range.bytes / element * decoded_element});
+  }
+  const std::span<std::byte> decoded = workspace.take(total_bytes(ranges));
+  source_files_->gather(original, ranges, scratch, decoded.data());
+  count(decoded.size());
+  const auto elements = static_cast<std::int64_t>(wanted.size() / element);
+  auto* const values = reinterpret_cast<float*>(workspace.take(wanted.size() / element * sizeof(float)).data());
+  decode_to_f32(decoded.data(), original.dtype, elements, values);
+  encode_from_f32(values, checked.tensor->dtype, elements, wanted.data());
+  return wanted;
 }
 
 void Verifier::conclude(const CheckedTensor& checked) {

@@ -1,5 +1,7 @@
 #include "sharding/verify_report.h"
 
+#include <algorithm>
+
 #include <boost/json/array.hpp>
 #include <boost/json/value.hpp>
 #include <fmt/format.h>
@@ -83,6 +85,22 @@ RunReport::Layer parse_layer(const Node& node) {
 }
 
 }  // namespace
+
+std::vector<std::string> other_source_files(const RunReport& report, const Checkpoint& source) {
+  std::vector<std::string> others;
+  for (const RunReport::File& reported : report.source_files) {
+    const bool known = std::ranges::any_of(source.files(), [&](const SourceFile& file) {
+      return reported.name == file.name && reported.bytes == file.bytes &&
+             reported.header_xxh3 == fmt::format("{:016x}", file.header_digest);
+    });
+    if (known) continue;
+    others.push_back(
+        fmt::format("the output was made from another source: no file of {} is {} with {} bytes and header checksum {}",
+                    halfquad::quoted(source.directory().string()), halfquad::quoted(reported.name), reported.bytes,
+                    halfquad::quoted(reported.header_xxh3)));
+  }
+  return others;
+}
 
 RunReport parse_run_report(const json::object& report) {
   const json::value value(report);

@@ -9,6 +9,8 @@
 
 #include <boost/json/object.hpp>
 
+#include "io/checkpoint.h"
+
 namespace halfquad {
 
 /// What verification needs from halfquad_report.json (io/FORMAT.md, "halfquad_report.json, version 1").
@@ -36,6 +38,9 @@ struct RunReport {
   std::map<std::string, Layer, std::less<>> layers;  ///< By module.
   std::map<std::string, Tensor, std::less<>> tensors;
 };
+
+/// Files of the report's source that are none of `source`, one sentence each.
+[[nodiscard]] std::vector<std::string> other_source_files(const RunReport& report, const Checkpoint& source);
 
 /// Throws kBadInput naming the place of what is missing or of the wrong type.
 [[nodiscard]] RunReport parse_run_report(const boost::json::object& report);

@@ -28,7 +28,7 @@ class WorkShare {
   /// The next items; blocks until it is known. Nothing: no more will come.
   [[nodiscard]] virtual std::optional<ItemRange> next() = 0;
   /// First passes this pipeline made; each tile is counted once.
-  virtual void add_first_passes(const FirstPasses& passes) = 0;
+  virtual void add_first_passes(FirstPasses passes) = 0;
   /// An item whose output was written. Never blocks and calls nothing back.
   virtual void done(ItemRecord record) = 0;
 };

@@ -67,7 +67,7 @@ class CompressedTensorsFormat final : public Format {
  public:
   [[nodiscard]] std::string_view name() const noexcept override { return kMethod; }
 
-  void adapt(QuantSpec& spec) const override { want_whole_zeros(spec); }
+  void adapt(QuantSpec& spec, std::int64_t /*cols*/) const override { want_whole_zeros(spec); }
 
   [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                    std::int64_t cols) const override {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <numeric>
 #include <string>
@@ -12,16 +11,22 @@
 
 #include <fmt/format.h>
 
+#include "io/gguf_files.h"
 #include "io/gguf_types.h"
-#include "kernels/decode.h"
+#include "kernels/ggml_k_quants.h"
 #include "runtime/check.h"
 #include "runtime/error.h"
 #include "runtime/text.h"
+#include "sharding/block_type.h"
+#include "sharding/formats/gguf_copy.h"
+#include "sharding/formats/gguf_mixture.h"
 #include "sharding/formats/gguf_model.h"
+#include "sharding/formats/gguf_open.h"
+#include "sharding/formats/gguf_order.h"
 #include "sharding/formats/gguf_rows.h"
 #include "sharding/formats/gguf_tokenizer.h"
 #include "sharding/formats/registry.h"
-#include "sharding/formats/row_format.h"
+#include "sharding/gguf_source.h"
 #include "sharding/output_layout.h"
 #include "sharding/stored_layer.h"
 
@@ -33,6 +38,7 @@ namespace json = boost::json;
 constexpr std::array kScaleDTypes = {DType::kF16};
 
 GgufModel model_of(const FormatInputs& inputs) {
+  if (inputs.checkpoint.gguf() != nullptr) return copy_gguf_model(inputs.checkpoint);
   HALFQUAD_REQUIRE(inputs.checkpoint.config().has_value(), kBadInput,
                    "the checkpoint has no config.json, from which a GGUF file takes the model's settings");
   std::vector<GgufSourceTensor> sources;
@@ -43,7 +49,9 @@ GgufModel model_of(const FormatInputs& inputs) {
   return make_gguf_model(*inputs.checkpoint.config(), sources);
 }
 
+/// Empty where the model has its tokenizer already.
 GgufTokenizer tokenizer_of(const FormatInputs& inputs, const GgufModel& model) {
+  if (inputs.checkpoint.gguf() != nullptr) return {};
   const auto text = [&](std::string_view name) -> std::optional<std::string> {
     const auto found = inputs.texts.find(name);
     return found == inputs.texts.end() ? std::nullopt : std::optional(found->second);
@@ -59,14 +67,6 @@ GgufTokenizer tokenizer_of(const FormatInputs& inputs, const GgufModel& model) {
                              model.vocabulary);
 }
 
-RowOrder order_of(const GgufRows& rows) {
-  RowOrder order{RowOrder::Kind::kSame, rows.head_rows, rows.first, rows.count};
-  if (rows.order == GgufRows::Order::kInterleaved) order.kind = RowOrder::Kind::kInterleaved;
-  if (rows.order == GgufRows::Order::kSlice) order.kind = RowOrder::Kind::kSlice;
-  if (rows.order == GgufRows::Order::kTransposedSlice) order.kind = RowOrder::Kind::kTransposedSlice;
-  return order;
-}
-
 std::uint32_t plain_type(DType dtype) {
   if (dtype == DType::kF16) return ggml_type(GgmlTypeId::kF16).id;
   return ggml_type(dtype == DType::kBF16 ? GgmlTypeId::kBF16 : GgmlTypeId::kF32).id;
@@ -77,6 +77,11 @@ std::vector<std::int64_t> shape_of(const GgufModelTensor& tensor) { return {tens
 
 bool has_whole_rows(const GgufModelTensor& tensor) {
   return tensor.rows.order == GgufRows::Order::kSame || tensor.rows.order == GgufRows::Order::kInterleaved;
+}
+
+/// Whether mixtures give it a type: linear layers, and what stands at both ends of the model.
+bool is_mixed(const GgufModelTensor& tensor) {
+  return tensor.kind == GgufTensorKind::kLinear || tensor.name == "token_embd.weight" || tensor.name == "output.weight";
 }
 
 /// Adds a tensor of the model to the catalog.
@@ -93,6 +98,8 @@ class GgufFiller {
       catalog_.add_constant({tensor.name, DType::kF32, shape_of(tensor)}, std::move(bytes));
     } else if (quantizes(tensor)) {
       add_quantized(tensor);
+    } else if (tensor.stored_as) {
+      add_copy(tensor);
     } else {
       add_plain(tensor);
     }
@@ -139,6 +146,14 @@ class GgufFiller {
     }
   }
 
+  /// Byte for byte; experts, which are sources of their own, follow each other in the file.
+  void add_copy(const GgufModelTensor& tensor) const {
+    const GgmlType& type = *find_ggml_type(*tensor.stored_as);
+    TensorShape shape{tensor.name, gguf_plain_dtype(type.id).value_or(DType::kU8), shape_of(tensor)};
+    if (type.block_elements > 1) shape.shape.back() = tensor.dims[0] / type.block_elements * type.block_bytes;
+    catalog_.add_copy(std::move(shape), decision(tensor.sources.front()).source, ggml_bytes(type, tensor.dims).value());
+  }
+
   void add_plain(const GgufModelTensor& tensor) const {
     const SourceTensor& first = source(tensor.sources.front());
     const bool f32 = tensor.kind == GgufTensorKind::kF32 || first.dtype == DType::kF64;
@@ -178,14 +193,40 @@ class GgufFormat final : public Format {
   [[nodiscard]] std::span<const DType> scale_dtypes() const noexcept override { return kScaleDTypes; }
   [[nodiscard]] bool keeps_order() const noexcept override { return true; }
 
-  void adapt(QuantSpec& spec) const override {
+  void adapt(QuantSpec& spec, std::int64_t cols) const override {
     spec.round_zero = false;
-    if (spec.width == CodeWidth::k8) spec.zeros = ZeroKind::kSymmetric;  // Q8_0 is the only type of 8 bits
+    if (!spec.super_blocks) {
+      if (spec.width == CodeWidth::k8) spec.zeros = ZeroKind::kSymmetric;  // Q8_0 is the only type of 8 bits
+      return;
+    }
+    const BlockType* type = block_type_of(spec);
+    if (type == nullptr) return;  // why_not() says so
+    if (cols % kGgmlSuperBlock != 0) type = &block_type(type->fallback);
+    type->apply_to(spec);
   }
 
   [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                    std::int64_t cols) const override {
     return why_not_gguf_rows(spec, rows, cols);
+  }
+
+  [[nodiscard]] std::map<std::string, SpecOverride, std::less<>> mixture(std::string_view mixture,
+                                                                         const Checkpoint& checkpoint) const override {
+    static const SourceTexts kNoTexts;
+    std::vector<Decision> all(checkpoint.tensors().size());
+    for (std::size_t i = 0; i < all.size(); ++i) all[i].source = i;
+    const GgufModel model = model_of({checkpoint, all, DType::kF16, kNoTexts});
+    std::vector<std::string> names;
+    for (const GgufModelTensor& tensor : model.tensors) names.push_back(tensor.name);
+    const auto types = gguf_mixture(mixture, model.keys, names);
+    std::map<std::string, SpecOverride, std::less<>> specs;
+    for (const GgufModelTensor& tensor : model.tensors) {
+      if (!has_whole_rows(tensor) || !is_mixed(tensor)) continue;
+      for (const std::size_t source : tensor.sources) {
+        block_type(types.at(tensor.name)).apply_to(specs[checkpoint.tensors()[source].name]);
+      }
+    }
+    return specs;
   }
 
   /// What llama.cpp has no use for, or wants in another shape, is not quantized, whatever the rules say.
@@ -244,8 +285,14 @@ class GgufFormat final : public Format {
     const bool first = &file == layout.files().data();
     if (first) {
       header.keys = model.keys;
-      add_own_keys(header, inputs);
+      set_own_keys(header.keys, inputs);
       for (GgufKey& key : tokenizer_of(inputs, model).keys) header.keys.push_back(std::move(key));
+    }
+    if (inputs.checkpoint.gguf() != nullptr) {
+      header.alignment = inputs.checkpoint.gguf()->alignment;
+      if (!first && header.alignment != kGgufAlignment) {
+        header.keys.push_back({std::string(kGgufAlignmentKey), header.alignment});
+      }
     }
     if (layout.files().size() > 1) {
       const auto number = static_cast<std::uint16_t>(&file - layout.files().data());
@@ -259,10 +306,11 @@ class GgufFormat final : public Format {
     for (const QuantizedTensor& layer : layout.quantized()) layers[layer.codes] = &layer;
     for (std::size_t entry = file.begin; entry < file.end; ++entry) {
       const TensorEntry& tensor = layout.entries()[entry];
+      const GgufModelTensor& known = *by_name.at(tensor.name);
       const auto layer = layers.find(entry);
-      header.tensors.push_back({tensor.name, by_name.at(tensor.name)->dims,
-                                layer == layers.end() ? plain_type(tensor.dtype) : gguf_type_of(layer->second->spec).id,
-                                0});
+      const std::uint32_t type = layer == layers.end() ? known.stored_as.value_or(plain_type(tensor.dtype))
+                                                       : gguf_type_of(layer->second->spec).id;
+      header.tensors.push_back({tensor.name, known.dims, type, 0});
     }
     return gguf_image(header);
   }
@@ -287,26 +335,8 @@ class GgufFormat final : public Format {
   [[nodiscard]] bool keeps_names() const noexcept override { return false; }
 
   [[nodiscard]] std::optional<OpenedModel> open(FileSystem& fs, const std::filesystem::path& path) const override {
-    const bool is_file = path.extension() == ".gguf";
-    const std::filesystem::path file_path = is_file ? path : path / "model.gguf";
-    if (!is_file && (fs.kind(path) != FileKind::kDirectory || fs.kind(file_path) != FileKind::kFile))
-      return std::nullopt;
-    const std::unique_ptr<ReadFile> file = fs.open_read(file_path, ReadMode::kBuffered);
-    const GgufHeader header = read_gguf_header(*file, file_path.string());
-    std::vector<SourceTensor> tensors;
-    for (const GgufTensor& tensor : header.tensors)
-      tensors.push_back(stored_tensor(header, tensor, file_path.string()));
-    OpenedModel opened{Checkpoint::of_parts({file_path.filename().string(), file_path, file->size(), 0}, is_file,
-                                            std::move(tensors), {}),
-                       {}};
-    for (const GgufTensor& tensor : header.tensors) {
-      const std::optional<QuantSpec> spec = spec_of(tensor.type);
-      if (!spec) continue;
-      const std::int64_t cols = tensor.dims[0];
-      opened.layers.push_back(stored_row_layer(*this, opened.checkpoint, module_of(tensor.name), *spec,
-                                               elements_of(tensor) / cols, cols, DType::kF16));
-    }
-    return opened;
+    if (!find_gguf_model(fs, path)) return std::nullopt;
+    return open_gguf_output(*this, fs, path);
   }
 
   [[nodiscard]] bool made(const Checkpoint& /*checkpoint*/) const override { return false; }
@@ -338,49 +368,6 @@ class GgufFormat final : public Format {
     }
   }
 
-  static std::int64_t elements_of(const GgufTensor& tensor) {
-    return std::accumulate(tensor.dims.begin(), tensor.dims.end(), std::int64_t{1}, std::multiplies<>());
-  }
-
-  /// Of a type of blocks that these outputs have.
-  static std::optional<QuantSpec> spec_of(std::uint32_t type) {
-    for (const CodeWidth width : {CodeWidth::k4, CodeWidth::k5, CodeWidth::k8}) {
-      for (const ZeroKind zeros : {ZeroKind::kFloat, ZeroKind::kSymmetric}) {
-        QuantSpec spec;
-        spec.width = width;
-        spec.zeros = width == CodeWidth::k8 ? ZeroKind::kSymmetric : zeros;
-        spec.group_size = 32;
-        if (gguf_type_of(spec).id == type) return spec;
-      }
-    }
-    return std::nullopt;
-  }
-
-  static SourceTensor stored_tensor(const GgufHeader& header, const GgufTensor& tensor, const std::string& file) {
-    SourceTensor stored;
-    stored.name = tensor.name;
-    stored.offset = header.data_start + tensor.offset;
-    stored.bytes = tensor.bytes();
-    stored.shape.assign(tensor.dims.rbegin(), tensor.dims.rend());
-    if (spec_of(tensor.type)) {
-      const std::int64_t rows = elements_of(tensor) / tensor.dims[0];
-      stored.dtype = DType::kU8;
-      stored.shape = {rows, static_cast<std::int64_t>(stored.bytes) / rows};
-    } else if (tensor.type == ggml_type(GgmlTypeId::kF32).id) {
-      stored.dtype = DType::kF32;
-    } else if (tensor.type == ggml_type(GgmlTypeId::kF16).id) {
-      stored.dtype = DType::kF16;
-    } else if (tensor.type == ggml_type(GgmlTypeId::kBF16).id) {
-      stored.dtype = DType::kBF16;
-    } else {
-      const GgmlType* type = find_ggml_type(tensor.type);
-      throw Error(ErrorCode::kBadInput,
-                  fmt::format("{}: tensor {} is of type {}, which halfquad does not write", quoted(file),
-                              quoted(tensor.name), type == nullptr ? "unknown" : type->name));
-    }
-    return stored;
-  }
-
   /// From the config alone: the folder may have another name on another node.
   static std::string model_name(const json::object& config) {
     for (const char* key : {"_name_or_path", "model_type"}) {
@@ -393,10 +380,10 @@ class GgufFormat final : public Format {
     return "model";
   }
 
-  static void add_own_keys(GgufHeader& header, const FormatInputs& inputs) {
-    header.keys.push_back({"general.name", model_name(*inputs.checkpoint.config())});
-    header.keys.push_back({"general.file_type", gguf_file_type(most_frequent_spec(inputs.decisions))});
-    header.keys.push_back({"general.quantization_version", std::uint32_t{2}});
+  static void set_own_keys(std::vector<GgufKey>& keys, const FormatInputs& inputs) {
+    if (inputs.checkpoint.gguf() == nullptr) keys.push_back({"general.name", model_name(*inputs.checkpoint.config())});
+    set_gguf_key(keys, {"general.file_type", gguf_file_type(inputs.decisions)});
+    set_gguf_key(keys, {"general.quantization_version", std::uint32_t{2}});
   }
 };
 

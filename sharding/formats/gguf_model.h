@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -56,6 +57,8 @@ struct GgufModelTensor {
   GgufRows rows;              ///< Of each source.
   float add = 0;              ///< Added to every value: llama.cpp multiplies by Gemma's norms as they are.
   std::vector<float> values;  ///< Of a tensor that the source does not have.
+  /// Id of the ggml type in which the source, a GGUF file, has it. Empty for other sources.
+  std::optional<std::uint32_t> stored_as = std::nullopt;
 };
 
 struct GgufModel {

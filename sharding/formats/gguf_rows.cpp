@@ -2,27 +2,49 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "kernels/decode.h"
 #include "kernels/ggml_blocks.h"
+#include "kernels/ggml_k_quants.h"
+#include "sharding/block_type.h"
 #include "sharding/formats/row_format.h"
 
 namespace halfquad {
 namespace {
 
 constexpr std::array kWidths = {CodeWidth::k1, CodeWidth::k1_58, CodeWidth::k2, CodeWidth::k3,
-                                CodeWidth::k4, CodeWidth::k5,    CodeWidth::k8};
+                                CodeWidth::k4, CodeWidth::k5,    CodeWidth::k6, CodeWidth::k8};
 constexpr std::array<std::int64_t, 0> kAnyGroup = {};
 
-bool is_symmetric(const QuantSpec& spec) { return spec.zeros == ZeroKind::kSymmetric; }
+constexpr std::array<std::pair<GgmlTypeId, GgmlBlock>, 5> kBlocks = {{{GgmlTypeId::kQ4_0, GgmlBlock::kQ4_0},
+                                                                      {GgmlTypeId::kQ4_1, GgmlBlock::kQ4_1},
+                                                                      {GgmlTypeId::kQ5_0, GgmlBlock::kQ5_0},
+                                                                      {GgmlTypeId::kQ5_1, GgmlBlock::kQ5_1},
+                                                                      {GgmlTypeId::kQ8_0, GgmlBlock::kQ8_0}}};
+constexpr std::array<std::pair<GgmlTypeId, GgmlKQuant>, 5> kSuperBlocks = {{{GgmlTypeId::kQ2_K, GgmlKQuant::kQ2_K},
+                                                                            {GgmlTypeId::kQ3_K, GgmlKQuant::kQ3_K},
+                                                                            {GgmlTypeId::kQ4_K, GgmlKQuant::kQ4_K},
+                                                                            {GgmlTypeId::kQ5_K, GgmlKQuant::kQ5_K},
+                                                                            {GgmlTypeId::kQ6_K, GgmlKQuant::kQ6_K}}};
 
-GgmlBlock block_of(const QuantSpec& spec) {
-  if (spec.width == CodeWidth::k8) return GgmlBlock::kQ8_0;
-  if (spec.width == CodeWidth::k5) return is_symmetric(spec) ? GgmlBlock::kQ5_0 : GgmlBlock::kQ5_1;
-  return is_symmetric(spec) && spec.width == CodeWidth::k4 ? GgmlBlock::kQ4_0 : GgmlBlock::kQ4_1;
+/// The entry of one of these tables for a layer's type, which is in it.
+template <class Table>
+auto kind_in(const Table& table, const QuantSpec& spec) {
+  const GgmlTypeId id = block_type_of(spec)->id;
+  return std::ranges::find_if(table, [id](const auto& entry) { return entry.first == id; })->second;
+}
+
+GgmlBlock block_of(const QuantSpec& spec) { return kind_in(kBlocks, spec); }
+GgmlKQuant super_block_of(const QuantSpec& spec) { return kind_in(kSuperBlocks, spec); }
+
+const GgmlKQuantizer& k_quantizer() {
+  static const std::unique_ptr<GgmlKQuantizer> kQuantizer = make_k_quantizer();
+  return *kQuantizer;
 }
 
 std::vector<std::uint16_t> halves(const float* values, std::int64_t count) {
@@ -34,12 +56,14 @@ std::vector<std::uint16_t> halves(const float* values, std::int64_t count) {
 class GgufRowPacker final : public RowPacker {
  public:
   [[nodiscard]] GridForm form(const QuantSpec& spec) const noexcept override {
-    if (has_minimum(block_of(spec))) return {GridForm::Second::kOffset, 0};
+    if (spec.super_blocks ? spec.zeros == ZeroKind::kFloat : has_minimum(block_of(spec)))
+      return {GridForm::Second::kOffset, 0};
     return {GridForm::Second::kZero, 0};
   }
 
   [[nodiscard]] RowCuts cuts(const RowShape& shape) const noexcept override {
-    const std::int64_t row_bytes = shape.cols / kGgmlBlockElems * block_bytes_of(block_of(shape.spec));
+    const GgmlType& type = gguf_type_of(shape.spec);
+    const std::int64_t row_bytes = shape.cols / type.block_elements * type.block_bytes;
     return {RowCut::by_rows(shape.rows, static_cast<std::uint64_t>(row_bytes)), {}, {}};
   }
 
@@ -52,7 +76,18 @@ class GgufRowPacker final : public RowPacker {
                      out.codes.data);
   }
 
+  void search(const RowShape& shape, std::span<const float> weights, const RowPlaces<std::byte>& out,
+              ErrorSums& errors) const override {
+    const GgmlKQuant kind = super_block_of(shape.spec);
+    const auto count = static_cast<std::int64_t>(weights.size());
+    k_quantizer().quantize(kind, weights.data(), count, out.codes.data);
+    std::vector<float> restored(weights.size());
+    dequantize_k_quants(kind, out.codes.data, count, restored.data());
+    measure_k_quants(weights.data(), restored.data(), count, errors);
+  }
+
   void unpack(const RowShape& shape, const RowPlaces<const std::byte>& in, const LoadedRows& rows) const override {
+    if (shape.spec.super_blocks) return unpack_super_blocks(shape, in, rows);
     const std::int64_t elems = rows.rows * shape.cols;
     const GgmlBlock kind = block_of(shape.spec);
     const std::int64_t repeats = shape.group_elems() / kGgmlBlockElems;
@@ -65,6 +100,25 @@ class GgufRowPacker final : public RowPacker {
       rows.second[group] = has_minimum(kind) ? f16_to_f32(m[block]) : fixed_zero_of(kind);
     }
   }
+
+ private:
+  static void unpack_super_blocks(const RowShape& shape, const RowPlaces<const std::byte>& in, const LoadedRows& rows) {
+    const GgmlKQuant kind = super_block_of(shape.spec);
+    const std::int64_t group = shape.group_elems();
+    unpack_k_quants(kind, in.codes.data, rows.rows * shape.cols, rows.codes, rows.scale, rows.second);
+    const bool has_minima = shape.spec.zeros == ZeroKind::kFloat;
+    const auto middle = static_cast<std::uint8_t>((qmax(shape.spec.width) + 1) / 2);
+    for (std::int64_t i = 0; i < rows.rows * shape.groups_per_row(); ++i) {
+      float& scale = rows.scale[i];
+      float& second = rows.second[i];
+      const float minimum = second;
+      second = has_minima ? -minimum : static_cast<float>(middle);
+      if (scale != 0) continue;
+      // Codes mean nothing here: all weights are -minimum, which only a grid with a scale can say.
+      std::fill_n(rows.codes + i * group, group, has_minima ? std::uint8_t{0} : middle);
+      scale = minimum != 0 ? minimum : 1;
+    }
+  }
 };
 
 }  // namespace
@@ -75,47 +129,26 @@ const RowPacker& gguf_rows() noexcept {
 }
 
 std::optional<std::string> why_not_gguf_rows(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
-  if (auto reason = why_not_rows("gguf", {kWidths, kAnyGroup, /*whole_rows=*/true}, spec, rows, cols)) return reason;
+  const RowLimits limits{kWidths, kAnyGroup, /*whole_rows=*/true, /*super_blocks=*/true};
+  if (auto reason = why_not_rows("gguf", limits, spec, rows, cols)) return reason;
   const std::int64_t group = spec.group_size == 0 ? cols : spec.group_size;
+  if (spec.zeros == ZeroKind::kInteger) return "gguf has no whole zeros but symmetric ones";
+  const BlockType* type = block_type_of(spec);
+  if (spec.super_blocks) {
+    if (type == nullptr) return fmt::format("gguf has no super-blocks of {} bits", name_of(spec.width));
+    if (cols % kGgmlSuperBlock == 0) return std::nullopt;
+    return fmt::format("super-blocks of {} do not divide rows of {} weights", kGgmlSuperBlock, cols);
+  }
   if (group % kGgmlBlockElems != 0)
     return fmt::format("gguf has blocks of {}, which do not divide groups of {}", kGgmlBlockElems, group);
-  if (spec.zeros == ZeroKind::kInteger) return "gguf has no whole zeros but symmetric ones";
-  if (is_symmetric(spec) && spec.width != CodeWidth::k4 && spec.width != CodeWidth::k5 && spec.width != CodeWidth::k8) {
+  if (spec.width == CodeWidth::k6) return "gguf has 6-bit codes in super-blocks only: give --type Q6_K";
+  const bool is_symmetric = spec.zeros == ZeroKind::kSymmetric;
+  if (is_symmetric && spec.width != CodeWidth::k4 && spec.width != CodeWidth::k5 && spec.width != CodeWidth::k8) {
     return fmt::format("gguf has no symmetric blocks of {} bits", name_of(spec.width));
   }
   return std::nullopt;
 }
 
-const GgmlType& gguf_type_of(const QuantSpec& spec) {
-  switch (block_of(spec)) {
-    case GgmlBlock::kQ4_0:
-      return ggml_type(GgmlTypeId::kQ4_0);
-    case GgmlBlock::kQ4_1:
-      return ggml_type(GgmlTypeId::kQ4_1);
-    case GgmlBlock::kQ5_0:
-      return ggml_type(GgmlTypeId::kQ5_0);
-    case GgmlBlock::kQ5_1:
-      return ggml_type(GgmlTypeId::kQ5_1);
-    case GgmlBlock::kQ8_0:
-      return ggml_type(GgmlTypeId::kQ8_0);
-  }
-  return ggml_type(GgmlTypeId::kQ4_1);
-}
-
-std::uint32_t gguf_file_type(const QuantSpec& spec) {
-  switch (block_of(spec)) {  // llama.cpp's llama_ftype
-    case GgmlBlock::kQ4_0:
-      return 2;
-    case GgmlBlock::kQ4_1:
-      return 3;
-    case GgmlBlock::kQ5_0:
-      return 8;
-    case GgmlBlock::kQ5_1:
-      return 9;
-    case GgmlBlock::kQ8_0:
-      return 7;
-  }
-  return 3;
-}
+const GgmlType& gguf_type_of(const QuantSpec& spec) { return ggml_type(block_type_of(spec)->id); }
 
 }  // namespace halfquad

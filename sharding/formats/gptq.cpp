@@ -51,7 +51,7 @@ class GptqFormat final : public Format {
  public:
   [[nodiscard]] std::string_view name() const noexcept override { return kMethod; }
   [[nodiscard]] std::span<const DType> scale_dtypes() const noexcept override { return kScaleDTypes; }
-  void adapt(QuantSpec& spec) const override { want_whole_zeros(spec); }
+  void adapt(QuantSpec& spec, std::int64_t /*cols*/) const override { want_whole_zeros(spec); }
 
   [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                    std::int64_t cols) const override {

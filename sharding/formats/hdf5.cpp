@@ -96,7 +96,7 @@ class Hdf5Format final : public Format {
   [[nodiscard]] std::string_view name() const noexcept override { return "hdf5"; }
   [[nodiscard]] Container container() const noexcept override { return Container::kHdf5; }
   [[nodiscard]] bool keeps_order() const noexcept override { return true; }
-  void adapt(QuantSpec& spec) const override { spec.round_zero = false; }
+  void adapt(QuantSpec& spec, std::int64_t /*cols*/) const override { spec.round_zero = false; }
 
   [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                    std::int64_t cols) const override {
@@ -177,7 +177,7 @@ class Hdf5Format final : public Format {
       if (value.is_object()) config = value.as_object();
     }
     OpenedModel opened{
-        Checkpoint::of_parts({std::filesystem::path(file_path).filename().string(), file_path, read.bytes, 0},
+        Checkpoint::of_parts({{std::filesystem::path(file_path).filename().string(), file_path, read.bytes, 0}},
                              path == file_path, std::move(tensors), std::move(config)),
         {}};
     for (const Hdf5Layer& layer : model.layers) opened.layers.push_back(stored_layer(opened.checkpoint, layer));

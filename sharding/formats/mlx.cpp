@@ -43,7 +43,7 @@ class MlxFormat final : public Format {
  public:
   [[nodiscard]] std::string_view name() const noexcept override { return "mlx"; }
 
-  void adapt(QuantSpec& spec) const override { spec.round_zero = false; }
+  void adapt(QuantSpec& spec, std::int64_t /*cols*/) const override { spec.round_zero = false; }
 
   [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                    std::int64_t cols) const override {

@@ -38,6 +38,7 @@ std::optional<std::string> why_not_rows(std::string_view format, const RowLimits
   if (auto reason = why_not_grouped(spec, rows, cols)) return reason;
   if (spec.axis != 1) return fmt::format("{} keeps groups along rows: axis 1, not {}", format, spec.axis);
   if (!spec.channel_wise) return fmt::format("{} has no scale for a whole tensor", format);
+  if (spec.super_blocks && !limits.super_blocks) return fmt::format("{} has no super-blocks", format);
   if (std::ranges::find(limits.widths, spec.width) == limits.widths.end()) {
     return fmt::format("{} has no {}-bit codes", format, name_of(spec.width));
   }

@@ -56,7 +56,7 @@ class TorchaoFormat final : public Format {
  public:
   [[nodiscard]] std::string_view name() const noexcept override { return kMethod; }
   [[nodiscard]] std::span<const DType> scale_dtypes() const noexcept override { return kScaleDTypes; }
-  void adapt(QuantSpec& spec) const override { spec.round_zero = false; }
+  void adapt(QuantSpec& spec, std::int64_t /*cols*/) const override { spec.round_zero = false; }
 
   [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                    std::int64_t cols) const override {

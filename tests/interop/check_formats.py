@@ -4,14 +4,13 @@ import argparse
 import importlib.util
 import json
 import pathlib
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 # name -> options beside a group size of 32; the part of the name before the first dash is the format.
 CASES = {f"mlx-{bits}bit": ["--bits", bits] for bits in (2, 3, 4, 5, 6, 8)}
@@ -195,17 +194,6 @@ def read_gguf(output):
     return weights, others
 
 
-def give_names_of_source(dequantized, source):
-    """What halfquad makes of a GGUF file keeps its names and orders; transformers wants the source's."""
-    config = json.loads((source / "config.json").read_text())
-    names = llama_names(config)
-    tensors = load_file(dequantized / "model.safetensors")
-    tensors = {names[name]: in_order_of_source(names[name], tensor, config) for name, tensor in tensors.items()}
-    save_file(tensors, dequantized / "model.safetensors", {"format": "pt"})
-    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(source / file, dequantized)
-
-
 def read_hdf5(output):
     import h5py
 
@@ -376,10 +364,9 @@ def check_case(halfquad, work, model, name, source, forward_too):
     output, dequantized = work / f"{model}-{name}", work / f"{model}-{name}-plain"
     options = ["--format", format_of(name).replace("_", "-"), "--group-size", 32, *CASES[name]]
     run(halfquad, "quantize", source, output, *options, "--overwrite", "--progress", "none")
-    run(halfquad, "verify", output)
-    run(halfquad, "dequantize", output, dequantized, "--dtype", "f32", "--overwrite", "--progress", "none")
-    if format_of(name) == "gguf":
-        give_names_of_source(dequantized, source)
+    run(halfquad, "verify", output, "--source", source)
+    names = ["--source", source] if format_of(name) == "gguf" else []  # a GGUF file has its own
+    run(halfquad, "dequantize", output, dequantized, "--dtype", "f32", *names, "--overwrite", "--progress", "none")
     layers, worst = check_weights(name, output, dequantized, source)
     text = f"{model}-{name}: {layers} layers " + ("exact" if worst == 0 else f"within {worst:.2f} of the rounding of fp32")
     if forward_too and format_of(name) in FORWARD:

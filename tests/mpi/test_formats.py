@@ -25,14 +25,17 @@ OPTIONS = argparse.Namespace()
 QUIET = ["--progress", "none", "--log-level", "off"]
 DONE, USAGE = 0, 2
 DEADLINE = 120  # seconds any one job may take
-FORMATS = {  # with a group size that all have
+FORMATS = {  # with a group size that all have; what follows a colon tells two of a kind apart
     "hqq": [],
     "mlx": ["--bits", "3"],
+    "mlx:als": ["--bits", "3", "--solver", "als"],
+    "hqq:als": ["--bits", "3", "--solver", "als"],
     "compressed-tensors": [],
     "torchao": [],
     "awq": [],
     "gptq": ["--bits", "8"],
     "gguf": [],
+    "gguf:Q4_K_M": ["--mixture", "Q4_K_M"],
     "hdf5": ["--bits", "3"],
 }
 
@@ -74,8 +77,8 @@ class Jobs(unittest.TestCase):
 
     def quantize(self, form: str, out: Path, *more, ranks: int = 0, model=None) -> list:
         launch = [OPTIONS.mpiexec, "-n", ranks] if ranks else []
-        return [*launch, OPTIONS.halfquad, "quantize", model or self.model, out, "--format", form, "--group-size", "32",
-                *FORMATS[form], *QUIET, *more]
+        return [*launch, OPTIONS.halfquad, "quantize", model or self.model, out, "--format", form.partition(":")[0],
+                "--group-size", "32", *FORMATS[form], *QUIET, *more]
 
     def clear(self, out: Path):
         for path in (out, out.with_name(out.name + ".partial")):
@@ -100,7 +103,7 @@ class RanksTest(Jobs):
             with self.subTest(format=form):
                 out = self.root / f"{form}-verified"
                 self.run_to_end(self.quantize(form, out))
-                source = [] if form == "gguf" else ["--source", self.model]
+                source = [] if form.startswith("gguf") else ["--source", self.model]
                 text = self.run_to_end([OPTIONS.halfquad, "verify", out, *source, "--progress", "none"])
                 self.assertRegex(text, "[1-9][0-9]* checksums compared")
                 weights = max((path for path in out.iterdir() if path.suffix in (".safetensors", ".h5", ".gguf")),
@@ -125,6 +128,24 @@ class RanksTest(Jobs):
                 self.assertTrue(not fallback or max(sizes) < 4096, sizes)
                 self.clear(out)
 
+
+    def test_a_gguf_source_gives_the_same_bytes_to_any_ranks(self):
+        source = self.root / "source.gguf"
+        # Most of it BF16, a layer and the embedding Q8_0.
+        rules = [".*=keep:on", r"layers\.0\.mlp\.down_proj|embed_tokens=bits:8"]
+        self.run_to_end([OPTIONS.halfquad, "quantize", self.model, source, "--group-size", "32", *QUIET,
+                         *(word for rule in rules for word in ("--rule", rule))])
+        expected = None
+        for ranks, assembly in ((0, "auto"), (2, "direct"), (3, "gather")):
+            with self.subTest(ranks=ranks, assembly=assembly):
+                out = self.root / f"from-gguf-{ranks}"
+                self.run_to_end(self.quantize("gguf", out, "--max-shard-size", "1MB", "--assembly", assembly, ranks=ranks, model=source))
+                found = files_of(out)
+                self.assertGreater(len(found), 1)
+                expected = expected or found
+                self.assertEqual(found, expected)
+                self.run_to_end([OPTIONS.halfquad, "verify", out, "--progress", "none"])
+                self.clear(out)
 
     def test_a_file_name_makes_one_file(self):
         for name, form in (("model.gguf", "gguf"), ("model.h5", "hdf5"), ("model.safetensors", "hqq")):

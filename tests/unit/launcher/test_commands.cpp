@@ -371,6 +371,10 @@ TEST_F(CommandTest, BenchPrintsVersionedLines) {
   EXPECT_EQ(solve.code, kExitDone) << solve.err;
   EXPECT_TRUE(has(solve.out, "halfquad-bench-1, bench, solve, isa, ")) << solve.out;
   EXPECT_TRUE(has(solve.out, "bits, 3, group_size, 64")) << solve.out;
+  const Outcome als = bench({"bench", "solve", "--solver", "als", "--bits", "4", "--group-size", "64"});
+  EXPECT_EQ(als.code, kExitDone) << als.err;
+  EXPECT_TRUE(has(als.out, "bits, 4, group_size, 64, solver, als, starts, 5, rounds, 4")) << als.out;
+  EXPECT_TRUE(has(als.out, "ratio_to_hqq, ")) << als.out;
   EXPECT_TRUE(has(bench({"bench", "pack"}).out, "packing, 3bit_32, pack_gcodes_per_s, "));
   const Outcome io = bench({"bench", "io", "--dir", path("."), "--source", model_, "--write-bytes", "3MiB"});
   EXPECT_EQ(io.code, kExitDone) << io.err;

@@ -39,6 +39,27 @@ TEST_F(SpecOptionsTest, SaysNothingWithoutOptions) {
   EXPECT_TRUE(built.skip.empty());
 }
 
+TEST_F(SpecOptionsTest, TakesWhatTheAlsSolverNeeds) {
+  const Recipe built =
+      recipe({"--solver", "als", "--starts", "7", "--iters", "3", "--importance", "none", "--importance-power", "0.5"});
+
+  QuantSpec spec;
+  built.defaults.apply_to(spec);
+  EXPECT_EQ(spec.solver, SolverKind::kAls);
+  EXPECT_EQ(spec.starts, 7);
+  EXPECT_EQ(spec.rounds, 3);
+  EXPECT_EQ(spec.importance, Importance::kNone);
+  EXPECT_EQ(spec.importance_power, 0.5);
+}
+
+TEST_F(SpecOptionsTest, ATypeStandsForBitsAndGroups) {
+  const Recipe built = recipe({"--type", "q4_k"});
+
+  EXPECT_EQ(built.defaults.width, CodeWidth::k4);
+  EXPECT_EQ(built.defaults.group_size, 32);
+  EXPECT_EQ(built.defaults.super_blocks, true);
+}
+
 TEST_F(SpecOptionsTest, TakesEveryOption) {
   const Recipe built = recipe({"--bits",
                                "1.58",

@@ -32,13 +32,14 @@ class WholeShare final : public WorkShare {
     return queue_.next(0);
   }
 
-  void add_first_passes(const FirstPasses& passes) override {
+  void add_first_passes(FirstPasses passes) override {
+    const std::size_t tensor = passes.tensor;
     std::optional<TensorDecision> decision;
     {
       const std::lock_guard lock(mutex_);
-      decision = board_.add(passes);
+      decision = board_.add(std::move(passes));
     }
-    if (decision) listener_.tell(passes.tensor, *decision);
+    if (decision) listener_.tell(tensor, *decision);
   }
 
   void done(ItemRecord record) override {

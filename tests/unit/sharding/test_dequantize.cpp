@@ -129,7 +129,7 @@ TEST(Dequantize, DropsTheQuantizationFromTheConfig) {
   const TinyOutput tiny({{"model.layers.0.q", 16, 64, DType::kBF16, {}}});
   const QuantizedModel output(*tiny.fs, tiny.output_path);
 
-  const boost::json::object config = dequantized_config(output, DType::kBF16);
+  const boost::json::object config = dequantized_config(output.checkpoint().config(), DType::kBF16);
 
   EXPECT_FALSE(config.contains("quantization_config"));
   EXPECT_EQ(config.at("torch_dtype").as_string(), "bfloat16");

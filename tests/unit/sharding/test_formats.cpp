@@ -107,7 +107,7 @@ TEST_P(FormatGoldens, AreWrittenByteForByte) {
     const bool there =
         std::ranges::any_of(expected, [&](const auto& entry) { return entry.first.starts_with(layer.name + "."); });
     QuantSpec adapted = layer.spec;
-    format->adapt(adapted);
+    format->adapt(adapted, layer.cols);
     if (!there || adapted.zeros != layer.spec.zeros) continue;
     ++layers;
     const RowShape shape{layer.spec, layer.rows, layer.cols, GetParam().stored};
@@ -143,7 +143,7 @@ GoldenLayer random_layer(const Format& format, CodeWidth width, std::int64_t row
   layer.spec.group_size = 32;
   layer.rows = rows;
   layer.cols = cols;
-  format.adapt(layer.spec);
+  format.adapt(layer.spec, layer.cols);
   std::mt19937 random(static_cast<unsigned>(rows * 31 + cols));
   layer.codes.resize(static_cast<std::size_t>(rows * cols));
   for (std::uint8_t& code : layer.codes) {

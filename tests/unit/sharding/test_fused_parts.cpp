@@ -17,7 +17,7 @@ namespace {
 struct Settled {
   Settled(std::string_view format, const std::string& recipe, bool fallback = false) : checkpoint(llama_tensors()) {
     const Format& chosen = *format_named(format);
-    const SpecLimits limits{.adapt = [&chosen](QuantSpec& spec) { chosen.adapt(spec); },
+    const SpecLimits limits{.adapt = [&chosen](QuantSpec& spec, std::int64_t cols) { chosen.adapt(spec, cols); },
                             .why_not = [&chosen](const QuantSpec& spec, std::int64_t rows,
                                                  std::int64_t cols) { return chosen.why_not(spec, rows, cols); },
                             .group_fallback = fallback};
@@ -76,7 +76,7 @@ TEST(Formats, SetWhatTheyLeaveNoChoiceAbout) {
   EXPECT_EQ(Settled("mlx", R"({"group_size": 32})").of(layer).spec.zeros, ZeroKind::kFloat);
   QuantSpec eight_bits;
   eight_bits.width = CodeWidth::k8;
-  format_named("gguf")->adapt(eight_bits);
+  format_named("gguf")->adapt(eight_bits, 256);
   EXPECT_EQ(eight_bits.zeros, ZeroKind::kSymmetric);
   test::expect_error(ErrorCode::kUsage, {"awq has no 3-bit codes"},
                      [] { const Settled settled("awq", R"({"group_size": 32, "bits": 3})"); });

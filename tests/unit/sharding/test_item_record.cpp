@@ -1,5 +1,6 @@
 #include <cmath>
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -15,6 +16,7 @@ ItemRecord some_record() {
   ItemRecord record;
   record.item = 0x1'2345'6789;
   record.decision = {7, true, {.inverse_scale = 3.5F, .scale = 1 / 3.5F, .zero = -0.0F}};
+  record.decision.importance = std::make_shared<const std::vector<float>>(std::vector<float>{0.25F, 100});
   record.error.add_group(1.25F, 0.5F, 2.75F, 0.125F);
   record.zeroed = 12;
   record.seconds = 0.625;
@@ -42,6 +44,8 @@ TEST(ItemRecord, ReadsWhatItWrote) {
   EXPECT_EQ(read.decision.grid.inverse_scale, want.decision.grid.inverse_scale);
   EXPECT_EQ(read.decision.grid.scale, want.decision.grid.scale);
   EXPECT_TRUE(read.decision.grid.zero == 0 && std::signbit(read.decision.grid.zero));
+  ASSERT_TRUE(read.decision.importance);
+  EXPECT_EQ(*read.decision.importance, *want.decision.importance);
   EXPECT_TRUE(read.error.abs == want.error.abs && read.error.square == want.error.square);
   EXPECT_TRUE(read.error.weight2 == want.error.weight2);
   EXPECT_EQ(read.error.max_abs, want.error.max_abs);

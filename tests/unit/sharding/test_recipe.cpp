@@ -42,6 +42,33 @@ TEST(ParseRule, ReadsEveryKey) {
   EXPECT_EQ(rule.spec.keep, false);
 }
 
+TEST(ParseRule, ReadsWhatAlsTakes) {
+  const Rule rule = parse_rule("x=solver:als,starts:9,importance:none,iters:6");
+  QuantSpec spec;
+  rule.spec.apply_to(spec);
+
+  EXPECT_EQ(spec.solver, SolverKind::kAls);
+  EXPECT_EQ(spec.starts, 9);
+  EXPECT_EQ(spec.rounds, 6);
+  EXPECT_EQ(spec.importance, Importance::kNone);
+  EXPECT_FALSE(spec.weighs_columns());
+  spec.importance = Importance::kWeights;
+  EXPECT_TRUE(spec.weighs_columns());
+}
+
+TEST(ParseRule, ATypeIsAllItStandsFor) {
+  QuantSpec spec;
+  parse_rule("x=type:q6_k").spec.apply_to(spec);
+  EXPECT_EQ(spec.width, CodeWidth::k6);
+  EXPECT_EQ(spec.zeros, ZeroKind::kSymmetric);
+  EXPECT_EQ(spec.group_size, 16);
+  EXPECT_TRUE(spec.super_blocks);
+  EXPECT_FALSE(spec.optimizes());
+  parse_rule("x=bits:4").spec.apply_to(spec);
+  EXPECT_FALSE(spec.super_blocks);
+  EXPECT_EQ(spec.zeros, ZeroKind::kFloat);
+}
+
 TEST(ParseRule, SplitsAtTheLastEqualsSign) {
   const Rule rule = parse_rule("(?=a)x=keep:on");
 
@@ -68,7 +95,10 @@ TEST(ParseRule, NamesWhatIsWrong) {
   EXPECT_THAT(rule_error("x=group-size:-8"), HasSubstr("group-size must be a positive number"));
   EXPECT_THAT(rule_error("x=group-size:64x"), HasSubstr("\"64x\""));
   EXPECT_THAT(rule_error("x=axis:2"), HasSubstr("axis must be 0 or 1"));
-  EXPECT_THAT(rule_error("x=solver:als"), HasSubstr("solver must be hqq or rtn"));
+  EXPECT_THAT(rule_error("x=solver:gptq"), HasSubstr("solver must be hqq, als or rtn"));
+  EXPECT_THAT(rule_error("x=starts:42"), HasSubstr("starts must be 1 to 41"));
+  EXPECT_THAT(rule_error("x=importance:data"), HasSubstr("importance must be none or weights"));
+  EXPECT_THAT(rule_error("x=type:Q7_K"), AllOf(HasSubstr("type must be one of Q4_0"), HasSubstr("Q6_K")));
   EXPECT_THAT(rule_error("x=iters:0"), HasSubstr("iters must be 1 to 1000"));
   EXPECT_THAT(rule_error("x=iters:1001"), HasSubstr("iters must be 1 to 1000"));
   EXPECT_THAT(rule_error("x=round-zero:yes"), HasSubstr("round-zero must be on or off"));
