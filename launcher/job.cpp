@@ -83,7 +83,10 @@ Job prepare_job(const Context& context, const std::filesystem::path& model, cons
   if (!spec.mixture.empty()) recipe.tensors = spec.output_format().mixture(spec.mixture, checkpoint);
   std::vector<Decision> decisions = decide(checkpoint, recipe, spec.limits());
   spec.output_format().settle(checkpoint, decisions);
-  if (spec.nonfinite == "keep-original") keep_nonfinite(context, checkpoint, spec, machine, search, decisions);
+  if (spec.nonfinite == "keep-original") {
+    keep_nonfinite(context, checkpoint, spec, machine, search, decisions);
+    spec.output_format().settle(checkpoint, decisions);  // what is merged with a tensor that is kept now
+  }
   SourceTexts texts = read_texts(context.fs, checkpoint, spec.output_format());
   OutputLayout layout(checkpoint, decisions, stored, max_shard_bytes, spec.output_format(), texts);
   Plan plan = make_plan(checkpoint, layout);

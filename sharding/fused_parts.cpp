@@ -32,15 +32,19 @@ std::string fused_layer_of(std::string_view module) {
   return {};
 }
 
-bool kept_for_shape(const Decision& decision) { return decision.keep == KeepReason::kShape; }
+/// Kept for what nobody asked for: then the others go along.
+bool cannot_be_quantized(const Decision& decision) {
+  return decision.keep == KeepReason::kShape || decision.keep == KeepReason::kNonfinite;
+}
 
 void settle(const Checkpoint& checkpoint, std::span<Decision* const> parts) {
   const auto name = [&](const Decision& decision) { return quoted(checkpoint.tensors()[decision.source].name); };
-  const auto unfit = std::ranges::find_if(parts, [](const Decision* part) { return kept_for_shape(*part); });
+  const auto unfit = std::ranges::find_if(parts, [](const Decision* part) { return cannot_be_quantized(*part); });
   for (Decision* part : parts) {
     if (unfit != parts.end() && part->quantize()) {
-      part->keep = KeepReason::kShape;
-      part->why = fmt::format("{}, with which engines merge it, does not fit", name(**unfit));
+      part->keep = (*unfit)->keep;
+      part->why = fmt::format("{}, with which engines merge it, {}", name(**unfit),
+                              part->keep == KeepReason::kShape ? "does not fit" : "holds NaN or infinity");
     }
   }
   for (const Decision* part : parts) {

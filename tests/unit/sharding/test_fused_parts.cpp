@@ -58,6 +58,23 @@ TEST(FusedParts, AreKeptTogetherWhenOneDoesNotFit) {
   EXPECT_TRUE(settled.of("model.layers.0.mlp.down_proj.weight").quantize());
 }
 
+TEST(FusedParts, AreKeptTogetherWhenOneHoldsANaN) {
+  Settled settled("compressed-tensors", R"({"group_size": 32})");
+  for (Decision& decision : settled.decisions) {
+    if (settled.checkpoint->tensors()[decision.source].name == "model.layers.1.self_attn.k_proj.weight") {
+      decision.keep = KeepReason::kNonfinite;
+    }
+  }
+
+  format_named("compressed-tensors")->settle(*settled.checkpoint, settled.decisions);
+
+  for (const std::string part : {"q", "k", "v"}) {
+    EXPECT_EQ(settled.of("model.layers.1.self_attn." + part + "_proj.weight").keep, KeepReason::kNonfinite) << part;
+  }
+  EXPECT_NE(settled.of("model.layers.1.self_attn.q_proj.weight").why.find("k_proj"), std::string::npos);
+  EXPECT_TRUE(settled.of("model.layers.0.self_attn.q_proj.weight").quantize());
+}
+
 TEST(GroupFallback, TakesTheLargestSizeThatFitsByHalves) {
   const Settled without("mlx", R"({"group_size": 64})");
   const Settled with("mlx", R"({"group_size": 64})", /*fallback=*/true);
