@@ -248,7 +248,6 @@ void TileSolver::refit_zeros(const Job& job, const GroupBlock& block) {
   std::transform(scale_.begin(), scale_.end(), inverse.begin(), [](float scale) { return 1 / scale; });
   solver_->refit_zeros(block, job.tensor->spec.width, {inverse.data(), scale_.data(), zero_.data()}, stored.data(),
                        zero_.data());
-  scale_ = std::move(stored);
 }
 
 // Groups that come with their grids. Where these are stored as they are, codes stay as they are; else they are the

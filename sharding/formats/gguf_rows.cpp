@@ -110,13 +110,11 @@ class GgufRowPacker final : public RowPacker {
     const auto middle = static_cast<std::uint8_t>((qmax(shape.spec.width) + 1) / 2);
     for (std::int64_t i = 0; i < rows.rows * shape.groups_per_row(); ++i) {
       float& scale = rows.scale[i];
-      float& second = rows.second[i];
-      const float minimum = second;
-      second = has_minima ? -minimum : static_cast<float>(middle);
+      rows.second[i] = has_minima ? -rows.second[i] : static_cast<float>(middle);
       if (scale != 0) continue;
-      // Codes mean nothing here: all weights are -minimum, which only a grid with a scale can say.
+      // Codes mean nothing here: all weights are the offset, which only a grid with a scale can say.
       std::fill_n(rows.codes + i * group, group, has_minima ? std::uint8_t{0} : middle);
-      scale = minimum != 0 ? minimum : 1;
+      scale = 1;
     }
   }
 };

@@ -136,6 +136,36 @@ TEST(JobRanks, TensorsDividedBetweenThemStopAtTheSameStep) {
   EXPECT_TRUE(model.alone.result.tensors[0].stopped_early);
 }
 
+TEST(JobRanks, ColumnsOfDividedTensorsAreAddedUpAndKeptForTheNextRun) {
+  static const Model model({
+      {"w.long", 2400, 5120, DType::kBF16, {.width = CodeWidth::k4, .solver = SolverKind::kAls}},
+      {"w.short", 1100, 4096, DType::kBF16, {.width = CodeWidth::k3, .solver = SolverKind::kAls}},
+  });
+  std::size_t divided = 0;
+  for (const int ranks : {2, 5}) {
+    const RanksOutput whole(model.model);
+    const RanksOutcome job = whole.run({.ranks = ranks, .options = run_options(2, 64 * kMiB)});
+    expect_same(job, model);
+    divided += job.divided.size();
+  }
+  EXPECT_GT(divided, 0U);
+
+  std::size_t kept = 0;
+  for (int at = 12; at < 30 && kept == 0; at += 2) {  // time decides when the first tile is done
+    const RanksOutput output(model.model);
+    const RanksOutcome first = interrupted(output, {.ranks = 2, .options = run_options(1, 64 * kMiB)}, at, 0);
+    expect_ended_with(first, ErrorCode::kInterrupted, {"interrupted"});
+    const std::vector<ItemRecord> finished = output.finished();
+    for (const ItemRecord& record : finished) {
+      kept += model.model.plan().items[record.item].kind == WorkItem::Kind::kTile ? 1U : 0U;
+    }
+    const RanksOutcome second = output.run({.ranks = 3, .options = run_options(2, 64 * kMiB)});
+    expect_same(second, model);
+    EXPECT_EQ(second.resume.items, finished.size());
+  }
+  EXPECT_GT(kept, 0U);
+}
+
 // ---- stopping and going on
 
 TEST(JobRanks, AStopOnAnyOfThemEndsAllAndAnotherNumberGoesOn) {

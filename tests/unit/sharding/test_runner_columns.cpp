@@ -41,6 +41,7 @@ std::vector<test::ModelLayer> layers() {
       als("a.few_rows", 20, 128, DType::kF32, {.width = k4}),
       als("a.astride", 64, 96, DType::kBF16, {.width = k4, .group_size = 64}),  // groups that end inside a row
       als("a.alike", 64, 128, DType::kBF16, {.width = k4, .importance = Importance::kNone}),
+      als("a.power", 64, 128, DType::kBF16, {.width = k3, .importance_power = 0.5}),
       {"b.hqq", 64, 128, DType::kBF16, {.width = CodeWidth::k4}},
   };
 }
@@ -63,7 +64,7 @@ std::vector<float> expected_weights(const test::TestTensor& source, const Quanti
   const std::int64_t count = tensor.rows * tensor.cols;
   ColumnMoments moments(tensor.cols);
   moments.add(data, source.dtype, 0, count);
-  const std::vector<float> h = column_importance(moments, tensor.rows);
+  const std::vector<float> h = column_importance(moments, tensor.rows, {.power = tensor.spec.importance_power});
   const GroupedShape shape = grouped_shape(tensor.spec, tensor.rows, tensor.cols);
   const GroupBlock block{data,
                          source.dtype,
