@@ -18,10 +18,6 @@
 namespace halfquad {
 namespace {
 
-bool has_whole_rows(RowOrder::Kind kind) {
-  return kind == RowOrder::Kind::kSame || kind == RowOrder::Kind::kInterleaved;
-}
-
 /// Puts the tensors of a checkpoint together from those of the GGUF file that was made from it.
 class GgufPlainModel {
  public:
@@ -60,13 +56,10 @@ class GgufPlainModel {
   };
 
   static GgufModel model_of(const Checkpoint& source) {
-    if (source.gguf() != nullptr) return copy_gguf_model(source);
-    HALFQUAD_REQUIRE(source.config().has_value(), kBadInput,
+    HALFQUAD_REQUIRE(source.gguf() != nullptr || source.config(), kBadInput,
                      fmt::format("{} has no config.json, without which the names in a GGUF file cannot be told",
                                  quoted(source.directory().string())));
-    std::vector<GgufSourceTensor> tensors;
-    for (const SourceTensor& tensor : source.tensors()) tensors.push_back({tensor.name, tensor.shape});
-    return make_gguf_model(*source.config(), tensors);
+    return gguf_model_of(source);
   }
 
   void check_names() const {
@@ -110,7 +103,7 @@ class GgufPlainModel {
     plain.tensor.offset = stored.offset;
     const RowOrder order = order_of(place.tensor->rows);
     const auto layer = layers_.find(place.stored);
-    if (layer != layers_.end() && has_whole_rows(order.kind)) {
+    if (layer != layers_.end() && has_whole_rows(order)) {
       plain.layer = layer->second;
       plain.view = {place.part * source.shape[0], order, 0};
       plain.tensor.dtype = DType::kF32;

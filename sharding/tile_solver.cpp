@@ -44,6 +44,15 @@ Range strip_range(const TileGeometry& tiles, std::int64_t tile, std::int64_t str
   return {strip * extent, std::min(size, (strip + 1) * extent)};
 }
 
+SolveRequest request_for(const TileSolver::Job& job) {
+  SolveRequest request;
+  request.spec = job.tensor->spec;
+  request.iters = job.iters;
+  request.stored = job.stored;
+  request.record = job.record;
+  return request;
+}
+
 /// For a block whose first weight is number `first` of the tensor.
 ColumnWeights column_weights(const TileSolver::Job& job, std::int64_t first) {
   const std::int64_t cols = job.tensor->cols;
@@ -295,10 +304,7 @@ void TileSolver::search_where_not_given(const Job& job, const SolveTarget& targe
   if (missing.empty()) return;
   std::vector<float> scale(scale_.size());
   std::vector<float> zero(scale_.size());
-  SolveRequest request;
-  request.spec = spec;
-  request.iters = job.iters;
-  request.stored = job.stored;
+  SolveRequest request = request_for(job);
   request.record = RecordErrors::kNo;
   request.finish = Finish::kGridOnly;
   SolveTarget searched = target;
@@ -324,11 +330,7 @@ bool TileSolver::solve_block(const Job& job, const GroupBlock& block, const Solv
   }
   scale_.resize(static_cast<std::size_t>(block.groups));
   zero_.resize(static_cast<std::size_t>(block.groups));
-  SolveRequest request;
-  request.spec = spec;
-  request.iters = job.iters;
-  request.stored = job.stored;
-  request.record = job.record;
+  SolveRequest request = request_for(job);
   if (job.tensor->encodes_stored()) request.finish = Finish::kGridOnly;  // codes come with the stored grids
   SolveTarget placed = target;
   placed.scale = scale_.data();

@@ -37,16 +37,11 @@ namespace json = boost::json;
 
 constexpr std::array kScaleDTypes = {DType::kF16};
 
-GgufModel model_of(const FormatInputs& inputs) {
-  if (inputs.checkpoint.gguf() != nullptr) return copy_gguf_model(inputs.checkpoint);
-  HALFQUAD_REQUIRE(inputs.checkpoint.config().has_value(), kBadInput,
+/// Its tensors' sources count the checkpoint's, and so the decisions.
+GgufModel model_of(const Checkpoint& checkpoint) {
+  HALFQUAD_REQUIRE(checkpoint.gguf() != nullptr || checkpoint.config(), kBadInput,
                    "the checkpoint has no config.json, from which a GGUF file takes the model's settings");
-  std::vector<GgufSourceTensor> sources;
-  for (const Decision& decision : inputs.decisions) {
-    const SourceTensor& tensor = inputs.checkpoint.tensors()[decision.source];
-    sources.push_back({tensor.name, tensor.shape});
-  }
-  return make_gguf_model(*inputs.checkpoint.config(), sources);
+  return gguf_model_of(checkpoint);
 }
 
 /// Empty where the model has its tokenizer already.
@@ -75,9 +70,7 @@ std::uint32_t plain_type(DType dtype) {
 /// Outermost first, as everywhere else here.
 std::vector<std::int64_t> shape_of(const GgufModelTensor& tensor) { return {tensor.dims.rbegin(), tensor.dims.rend()}; }
 
-bool has_whole_rows(const GgufModelTensor& tensor) {
-  return tensor.rows.order == GgufRows::Order::kSame || tensor.rows.order == GgufRows::Order::kInterleaved;
-}
+bool has_whole_rows(const GgufModelTensor& tensor) { return has_whole_rows(order_of(tensor.rows)); }
 
 /// Whether mixtures give it a type: linear layers, and what stands at both ends of the model.
 bool is_mixed(const GgufModelTensor& tensor) {
@@ -212,10 +205,7 @@ class GgufFormat final : public Format {
 
   [[nodiscard]] std::map<std::string, SpecOverride, std::less<>> mixture(std::string_view mixture,
                                                                          const Checkpoint& checkpoint) const override {
-    static const SourceTexts kNoTexts;
-    std::vector<Decision> all(checkpoint.tensors().size());
-    for (std::size_t i = 0; i < all.size(); ++i) all[i].source = i;
-    const GgufModel model = model_of({checkpoint, all, DType::kF16, kNoTexts});
+    const GgufModel model = model_of(checkpoint);
     std::vector<std::string> names;
     for (const GgufModelTensor& tensor : model.tensors) names.push_back(tensor.name);
     const auto types = gguf_mixture(mixture, model.keys, names);
@@ -231,8 +221,7 @@ class GgufFormat final : public Format {
 
   /// What llama.cpp has no use for, or wants in another shape, is not quantized, whatever the rules say.
   void settle(const Checkpoint& checkpoint, std::vector<Decision>& decisions) const override {
-    static const SourceTexts kNoTexts;
-    const GgufModel model = model_of({checkpoint, decisions, DType::kF16, kNoTexts});
+    const GgufModel model = model_of(checkpoint);
     const auto keep = [&](std::size_t source, std::string why) {
       Decision& decision = decisions[source];
       if (!decision.quantize()) return;
@@ -269,7 +258,7 @@ class GgufFormat final : public Format {
 
   void fill(OutputCatalog& catalog, const FormatInputs& inputs) const override {
     const GgufFiller filler(*this, catalog, inputs);
-    for (const GgufModelTensor& tensor : model_of(inputs).tensors) filler.add(tensor);
+    for (const GgufModelTensor& tensor : model_of(inputs.checkpoint).tensors) filler.add(tensor);
   }
 
   [[nodiscard]] std::string file_name(std::size_t index, std::size_t count) const override {
@@ -280,7 +269,7 @@ class GgufFormat final : public Format {
 
   [[nodiscard]] FileImage image(const FormatInputs& inputs, const OutputLayout& layout,
                                 const OutputFile& file) const override {
-    const GgufModel model = model_of(inputs);
+    const GgufModel model = model_of(inputs.checkpoint);
     GgufHeader header;
     const bool first = &file == layout.files().data();
     if (first) {
@@ -321,7 +310,7 @@ class GgufFormat final : public Format {
   }
 
   [[nodiscard]] std::vector<std::string> warnings(const FormatInputs& inputs) const override {
-    const GgufModel model = model_of(inputs);
+    const GgufModel model = model_of(inputs.checkpoint);
     std::vector<std::string> warnings = model.warnings;
     for (std::string& warning : tokenizer_of(inputs, model).warnings) warnings.push_back(std::move(warning));
     std::map<std::string, std::size_t> dropped;

@@ -50,6 +50,13 @@ GgufModel copy_gguf_model(const Checkpoint& checkpoint) {
   return model;
 }
 
+GgufModel gguf_model_of(const Checkpoint& checkpoint) {
+  if (checkpoint.gguf() != nullptr) return copy_gguf_model(checkpoint);
+  std::vector<GgufSourceTensor> tensors;
+  for (const SourceTensor& tensor : checkpoint.tensors()) tensors.push_back({tensor.name, tensor.shape});
+  return make_gguf_model(*checkpoint.config(), tensors);
+}
+
 void set_gguf_key(std::vector<GgufKey>& keys, GgufKey key) {
   const auto found = std::ranges::find(keys, key.name, &GgufKey::name);
   if (found == keys.end()) {

@@ -10,4 +10,8 @@ RowOrder order_of(const GgufRows& rows) noexcept {
   return order;
 }
 
+bool has_whole_rows(const RowOrder& order) noexcept {
+  return order.kind == RowOrder::Kind::kSame || order.kind == RowOrder::Kind::kInterleaved;
+}
+
 }  // namespace halfquad
