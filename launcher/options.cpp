@@ -64,10 +64,9 @@ void add_numeric_options(CLI::App& app, SpecOptions& options) {
       ->type_name("0|1")
       ->group(kNumerics);
   app.add_option("--solver", options.solver,
-                 "hqq: half-quadratic, as published; als: least squares in turns with weighted columns, the best "
-                 "models; rtn: round "
-                 "to nearest")
-      ->default_str("hqq")
+                 "als: least squares in turns with weighted columns, the best models; hqq: half-quadratic, as "
+                 "published; rtn: round to nearest")
+      ->default_str("als; hqq for --axis 0")
       ->check(quiet(CLI::IsMember({"hqq", "als", "rtn"})))
       ->type_name("NAME")
       ->group(kNumerics);

@@ -73,6 +73,11 @@ void merge(SpecOverride& into, const SpecOverride& from) {
   take(into.super_blocks, from.super_blocks);
 }
 
+/// The solver that makes the better models, of those that can solve `spec`.
+SolverKind best_solver(const QuantSpec& spec) {
+  return spec.axis == 1 && spec.channel_wise ? SolverKind::kAls : SolverKind::kHqq;
+}
+
 std::string model_type_of(const Checkpoint& checkpoint) {
   if (!checkpoint.config()) return {};
   const boost::json::value* type = checkpoint.config()->if_contains("model_type");
@@ -177,6 +182,7 @@ class Decider {
 
   void settle_spec(const SourceTensor& tensor, const SpecOverride& spec, Decision& decision) const {
     spec.apply_to(decision.spec);
+    if (!spec.solver) decision.spec.solver = best_solver(decision.spec);
     // The hqq library's default, which its loaders expect to see in the config.
     if (!spec.round_zero) decision.spec.round_zero = decision.spec.width == CodeWidth::k4;
     if (format_.adapt) format_.adapt(decision.spec, tensor.shape[1]);

@@ -101,7 +101,8 @@ struct SpecLimits {
 [[nodiscard]] KeepReason default_keep_reason(const SourceTensor& tensor, std::string_view model_type);
 
 /// One decision per tensor, in the checkpoint's order. A rule that names a tensor kept by default (an embedding,
-/// lm_head) quantizes it, if it is a 2-D float weight. round_zero defaults to on for 4 bits as in the hqq library.
+/// lm_head) quantizes it, if it is a 2-D float weight. The solver defaults to als for groups along
+/// rows (axis 1), to hqq elsewhere; round_zero to on for 4 bits as in the hqq library.
 /// Throws kUsage for a bad pattern, a rule or skip pattern that matches nothing, or when nothing at all is quantized.
 [[nodiscard]] std::vector<Decision> decide(const Checkpoint& checkpoint, const Recipe& recipe,
                                            const SpecLimits& format = hqq_limits());

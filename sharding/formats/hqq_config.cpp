@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "sharding/formats/hqq_keys.h"
 #include "sharding/formats/row_format.h"
 
 namespace halfquad {
@@ -27,7 +28,7 @@ boost::json::object weight_quant_params(const QuantSpec& spec) {
   } else {
     params["group_size"] = nullptr;
   }
-  params["optimize"] = spec.optimizes();
+  params["optimize"] = hqq_optimize(spec);
   params["round_zero"] = spec.round_zero;
   params["axis"] = spec.axis;
   params["view_as_float"] = false;

@@ -35,6 +35,8 @@ std::string_view torch_name(DType dtype) noexcept {
   return dtype == DType::kF16 ? "float16" : "float32";
 }
 
+bool hqq_optimize(const QuantSpec& spec) noexcept { return spec.solver != SolverKind::kRtn && spec.channel_wise; }
+
 std::vector<HqqConstant> hqq_constants(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, DType stored) {
   const Packing packing = packing_of(spec.width);
   std::vector<HqqConstant> constants;
@@ -51,7 +53,7 @@ std::vector<HqqConstant> hqq_constants(const QuantSpec& spec, std::int64_t rows,
   constants.push_back(text("unpack_view_dtype", packing == Packing::k3Bit32 ? "torch.int32" : "torch.uint8"));
   constants.push_back(text("compute_dtype", "torch." + std::string(torch_name(stored))));
   constants.push_back(flag("channel_wise", spec.channel_wise));
-  constants.push_back(flag("optimize", spec.optimizes()));
+  constants.push_back(flag("optimize", hqq_optimize(spec)));
   constants.push_back(flag("round_zero", spec.round_zero));
   for (const std::string_view key : {"view_as_float", "quant_scale", "quant_zero", "offload_meta"}) {
     constants.push_back(flag(key, false));

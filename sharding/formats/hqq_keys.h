@@ -21,6 +21,9 @@ struct HqqConstant {
 /// PyTorch's name of F32, F16 or BF16: "bfloat16".
 [[nodiscard]] std::string_view torch_name(DType dtype) noexcept;
 
+/// What hqq's "optimize" says of a layer: whether a solver went over it.
+[[nodiscard]] bool hqq_optimize(const QuantSpec& spec) noexcept;
+
 /// The 16 constants of one layer, encoded as hqq's encode_safetensor_type does: bool U8 [], int I32 [], float F32 [],
 /// text U8 [length], torch.Size I64 [2]. `stored` is the dtype of scale and zero.
 [[nodiscard]] std::vector<HqqConstant> hqq_constants(const QuantSpec& spec, std::int64_t rows, std::int64_t cols,

@@ -17,6 +17,8 @@ from test_ranks import DONE, OPTIONS, USAGE, report_of
 
 
 class DevicesTest(test_ranks.RanksTest):
+    OPTIONS_OF_ALL = ["--solver", "hqq"]
+
     @classmethod
     def shapes(cls) -> dict:
         if not OPTIONS.emulated:

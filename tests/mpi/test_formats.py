@@ -28,8 +28,8 @@ DEADLINE = 120  # seconds any one job may take
 FORMATS = {  # with a group size that all have; what follows a colon tells two of a kind apart
     "hqq": [],
     "mlx": ["--bits", "3"],
-    "mlx:als": ["--bits", "3", "--solver", "als"],
-    "hqq:als": ["--bits", "3", "--solver", "als"],
+    "mlx:hqq": ["--bits", "3", "--solver", "hqq"],
+    "hqq:hqq": ["--solver", "hqq"],
     "compressed-tensors": [],
     "torchao": [],
     "awq": [],

@@ -27,7 +27,7 @@ OPTIONS = argparse.Namespace()
 QUIET = ["--progress", "none", "--log-level", "off"]
 DONE, USAGE, BAD_INPUT, IO, INTERRUPTED = 0, 2, 3, 4, 75
 DEADLINE = 120  # seconds any one job may take
-COLUMNS = ["--rule", r"layers?\.1\.=solver:als,bits:3,iters:4"]  # another kind of tensor that is decided only when all of it was seen
+SOLVERS = ["--solver", "hqq", "--rule", r"layers?\.1\.=solver:als,bits:3,iters:4"]  # both kinds of tensors that are decided only when all of them was seen
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK=", "PMI_RANK=")
 
 
@@ -242,7 +242,7 @@ class RanksTest(unittest.TestCase):
 class MatrixTest(RanksTest):
     """--model: a checkpoint that is there; otherwise one of random weights."""
     SHARD_BYTES = 8_000_000  # divides the output into several files
-    OPTIONS_OF_ALL = COLUMNS
+    OPTIONS_OF_ALL = SOLVERS
 
     @classmethod
     def write_model(cls) -> int:
@@ -302,7 +302,7 @@ class MatrixTest(RanksTest):
 class KillTest(RanksTest):
     RANKS = (1, 2, 3, 4)
     ASSEMBLIES = ("direct", "gather")
-    OPTIONS_OF_ALL = ["--iters", "400", *COLUMNS]  # a small model that takes seconds
+    OPTIONS_OF_ALL = ["--iters", "400", *SOLVERS]  # a small model that takes seconds
 
     @classmethod
     def layers(cls) -> int:
