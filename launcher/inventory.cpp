@@ -99,6 +99,7 @@ std::string describe(const QuantSpec& spec) {
     if (spec.weighs_columns()) text += ", columns weighted by themselves";
   }
   // hqq rounds the start of zero at 4 bits and nowhere else.
+  if (spec.solver == SolverKind::kAls) return text;
   if (spec.round_zero != (spec.width == CodeWidth::k4)) text += spec.round_zero ? ", round zero" : ", zero not rounded";
   return text;
 }

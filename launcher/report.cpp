@@ -85,7 +85,7 @@ json::object layer_object(const QuantizedTensor& layer, const TensorResult& resu
       {"group_size", layer.tiles.grouped().group_elems},
       {"axis", spec.axis},
       {"solver", spec.super_blocks ? block_type_of(spec)->name() : name_of(spec.solver)},
-      {"iters", spec.iters},
+      {"iters", spec.solver == SolverKind::kAls ? spec.rounds : spec.iters},
       {"round_zero", spec.round_zero},
       {"per_tensor", !spec.channel_wise},
       {"steps", result.steps},

@@ -52,7 +52,7 @@ TEST_F(CommandTest, QuantizeMakesACompleteOutput) {
 
   ASSERT_EQ(outcome.code, kExitDone) << outcome.err;
   EXPECT_TRUE(has(outcome.out, "is complete")) << outcome.out;
-  EXPECT_TRUE(has(outcome.out, "4 bit, group 64, hqq 20 steps")) << outcome.out;
+  EXPECT_TRUE(has(outcome.out, "4 bit, group 64, als 5 starts of 4, columns weighted by themselves")) << outcome.out;
   EXPECT_FALSE(std::filesystem::exists(out_ + ".partial"));
   EXPECT_EQ(get_file(out_ + "/tokenizer.json"), "{\"tokenizer\": true}");
   const auto config = boost::json::parse(get_file(out_ + "/config.json"));

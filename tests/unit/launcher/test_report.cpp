@@ -107,8 +107,8 @@ TEST_F(ReportTest, DescribesEveryLayer) {
   EXPECT_EQ(down.at("bits"), "4");
   EXPECT_EQ(down.at("group_size"), 64);
   EXPECT_EQ(down.at("axis"), 1);
-  EXPECT_EQ(down.at("solver"), "hqq");
-  EXPECT_EQ(down.at("iters"), 20);
+  EXPECT_EQ(down.at("solver"), "als");
+  EXPECT_EQ(down.at("iters"), 4);
   EXPECT_EQ(down.at("round_zero"), true);
   EXPECT_EQ(down.at("per_tensor"), false);
   EXPECT_EQ(down.at("steps"), 17);
@@ -160,8 +160,9 @@ TEST_F(ReportTest, NamesWhatIsKeptAndEveryChecksum) {
 TEST_F(ReportTest, SummaryNamesSpecsReasonsSizesAndWorstLayers) {
   const std::string text = summary_text(*job_, result_, facts_, "out");
 
-  for (const char* part : {"\"out\" is complete", "4 bit, group 64, hqq 20 steps", "2 bit, group 64, rtn", "embedding",
-                           "3.500 bits", "20.0 dB", "1 of 2 layers", "model.layers.0.mlp.down_proj", "5 threads"}) {
+  for (const char* part : {"\"out\" is complete", "4 bit, group 64, als 5 starts of 4, columns weighted by themselves",
+                           "2 bit, group 64, rtn", "embedding", "3.500 bits", "20.0 dB", "1 of 2 layers",
+                           "model.layers.0.mlp.down_proj", "5 threads"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
   }
 }
