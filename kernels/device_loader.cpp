@@ -16,6 +16,13 @@ std::string last_loader_error() {
   return text != nullptr ? text : "unknown error of the dynamic loader";
 }
 
+/// Where the file is that holds this code: the program, or the library that another program loaded.
+stdfs::path library_folder() {
+  Dl_info found{};
+  if (dladdr(kModuleFile, &found) == 0 || found.dli_fname == nullptr) return {};
+  return stdfs::path(found.dli_fname).parent_path();
+}
+
 }  // namespace
 
 bool device_driver_present() noexcept {
@@ -29,7 +36,10 @@ stdfs::path find_device_module() {
   const stdfs::path folder = stdfs::read_symlink("/proc/self/exe", ignored).parent_path();
   const stdfs::path beside = folder / kModuleFile;
   if (stdfs::exists(beside, ignored)) return beside;
-  return folder.parent_path() / HALFQUAD_LIBRARY_FOLDER / "halfquad" / kModuleFile;
+  const stdfs::path installed = folder.parent_path() / HALFQUAD_LIBRARY_FOLDER / "halfquad" / kModuleFile;
+  if (stdfs::exists(installed, ignored)) return installed;
+  const stdfs::path of_library = library_folder() / "halfquad" / kModuleFile;
+  return stdfs::exists(of_library, ignored) ? of_library : installed;
 }
 
 LoadedDevices load_device_module(const stdfs::path& file) {

@@ -12,8 +12,8 @@ namespace halfquad {
 [[nodiscard]] bool device_driver_present() noexcept;
 
 /// Where the module should be: what the environment variable HALFQUAD_CUDA_MODULE names, else beside the running
-/// program, else in the library folder of the installation. The last of these when none exists; the program and all it
-/// needs may have been moved together.
+/// program, else in the library folder of its installation, or of that of the library which holds this code. The
+/// program's when none exists; the program and all it needs may have been moved together.
 [[nodiscard]] std::filesystem::path find_device_module();
 
 /// A module, or why there is none.

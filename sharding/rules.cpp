@@ -9,6 +9,7 @@
 
 #include "runtime/check.h"
 #include "runtime/text.h"
+#include "sharding/best_solver.h"
 #include "sharding/gguf_source.h"
 
 namespace halfquad {
@@ -71,11 +72,6 @@ void merge(SpecOverride& into, const SpecOverride& from) {
   take(into.channel_wise, from.channel_wise);
   take(into.zeros, from.zeros);
   take(into.super_blocks, from.super_blocks);
-}
-
-/// The solver that makes the better models, of those that can solve `spec`.
-SolverKind best_solver(const QuantSpec& spec) {
-  return spec.axis == 1 && spec.channel_wise ? SolverKind::kAls : SolverKind::kHqq;
 }
 
 std::string model_type_of(const Checkpoint& checkpoint) {
@@ -263,6 +259,10 @@ SpecLimits hqq_limits() {
   return {.adapt = {}, .why_not = [](const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
             return why_not(spec, rows, cols);
           }};
+}
+
+SolverKind best_solver(const QuantSpec& spec) noexcept {
+  return spec.axis == 1 && spec.channel_wise ? SolverKind::kAls : SolverKind::kHqq;
 }
 
 std::vector<Decision> decide(const Checkpoint& checkpoint, const Recipe& recipe, const SpecLimits& format) {
