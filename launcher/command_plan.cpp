@@ -13,6 +13,7 @@
 #include "launcher/job.h"
 #include "launcher/options.h"
 #include "launcher/plan_ranks.h"
+#include "launcher/plan_slurm.h"
 #include "launcher/summary.h"
 #include "launcher/table.h"
 #include "runtime/check.h"
@@ -31,6 +32,7 @@ constexpr char kFooter[] =
     "  halfquad plan ./model --read-rate 2GB --write-rate 1GB --solve-rate 400MB\n"
     "  halfquad plan ./model --measure --json\n"
     "  halfquad plan ./model --ranks 64 --nodes 8 --rates cluster.json\n"
+    "  halfquad plan ./model --slurm --nodes 4 --gpus-per-node 8\n"
     "  halfquad plan --preset llama-405b --simulate --ranks 16,64,256 --stragglers 0.02:2\n"
     "\nA --rates file is a JSON object of any of these; what it leaves out is assumed, and 0 is no limit:\n"
     "  {\"read_gb_per_s_per_node\": 5, \"write_gb_per_s_per_node\": 2.5,\n"
@@ -45,6 +47,7 @@ struct PlanOptions {
   SpecOptions spec;
   MachineOptions machine;
   RankOptions ranks;
+  SlurmOptions slurm;
 };
 
 Rates rates_of(const Context& context, const PlanOptions& options, const Job& job) {
@@ -71,6 +74,7 @@ struct PlanFacts {
   std::uint64_t memory_bytes = 0;
   std::vector<std::string> warnings;
   std::optional<RankPlan> ranks;
+  std::optional<SlurmRequest> slurm;
 
   [[nodiscard]] bool predictable() const {
     return rates.read_bytes_per_s > 0 || rates.write_bytes_per_s > 0 || rates.weights_per_s_per_core > 0;
@@ -86,6 +90,7 @@ std::string rate_text(const Rates& rates) {
 }
 
 std::string plan_text(const Job& job, const PlanFacts& facts) {
+  if (facts.slurm) return slurm_text(*facts.slurm);
   const Plan& plan = job.plan;
   std::string text = inventory_text(facts.inventory);
   Table table("ll", {});
@@ -158,6 +163,7 @@ json::object plan_json(const Job& job, const PlanFacts& facts) {
                          {"write_seconds", prediction.write_seconds}};
   }
   if (facts.ranks) out["ranks"] = ranks_json(*facts.ranks);
+  if (facts.slurm) out["slurm"] = slurm_json(*facts.slurm);
   return out;
 }
 
@@ -170,6 +176,7 @@ void print_plan(const Context& context, const PlanOptions& options, const std::f
   facts.threads = options.machine.thread_count();
   facts.memory_bytes = options.machine.memory_bytes();
   if (options.ranks.any()) facts.ranks = plan_ranks(context.fs, options.ranks, job, facts.rates);
+  if (options.slurm.wanted) facts.slurm = slurm_request(options.slurm, job, *facts.ranks, options.machine.memory);
   facts.warnings = job_warnings(job);
   for (const std::string& warning : facts.warnings) log.warn(warning);
   context.out << (options.as_json ? pretty_json(plan_json(job, facts)) : plan_text(job, facts));
@@ -209,12 +216,17 @@ Command add_plan(CLI::App& root, const Context& context) {
       ->type_name("COUNT")
       ->group("Prediction");
   add_rank_options(*app, options->ranks);
+  add_slurm_options(*app, options->slurm);
   add_spec_options(*app, options->spec);
   add_thread_option(*app, options->machine);
   add_memory_options(*app, options->machine);
   add_solver_options(*app, options->machine);
   add_message_options(*app, options->machine);
-  return {app, [&context, options] { run_plan_command(context, *options); }};
+  return {app, [&context, options] {
+            settle_slurm_options(options->slurm, options->ranks);
+            options->ranks.cores_per_rank = options->machine.threads;
+            run_plan_command(context, *options);
+          }};
 }
 
 }  // namespace halfquad

@@ -89,6 +89,7 @@ void follow(const Context& context, const QuantizeOptions& options, Communicator
 void run_quantize(const Context& context, const QuantizeOptions& options, const std::vector<std::string>& command) {
   static_cast<void>(options.machine.solver_factory());  // an unknown --isa shows before any work
   check_device_options(options.devices);
+  if (const auto hint = connection_hint(context.environment)) Log(options.machine.level()).warn(*hint);
   const std::unique_ptr<Communicator> communicator = join_job(context.environment);
   if (communicator->rank() == 0) {
     lead(context, options, command, *communicator);

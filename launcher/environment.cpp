@@ -68,6 +68,18 @@ std::unique_ptr<Communicator> join_job(const Environment& environment) {
   return communicator;
 }
 
+std::optional<std::string> connection_hint(const Environment& environment) {
+  const std::optional<Starter> starter = started_by(environment);
+  if (!starter || starter->name != "srun" || count_of(environment, "SLURM_PROCID") != 0) return std::nullopt;
+  for (const std::string_view variable : {"PMIX_NAMESPACE", "PMI_FD", "PMI_RANK"}) {
+    if (environment.contains(variable)) return std::nullopt;
+  }
+  return fmt::format(
+      "srun connects its {} tasks by neither PMIx nor PMI, as far as its variables tell; if MPI fails now, start them "
+      "with srun --mpi=pmix (srun --mpi=list shows what this Slurm has), or with mpirun inside salloc",
+      starter->ranks);
+}
+
 void require_alone(const Environment& environment, std::string_view command) {
   const std::optional<Starter> starter = started_by(environment);
   if (!starter) return;

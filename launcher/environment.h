@@ -31,6 +31,10 @@ struct Starter {
 /// processes that do not see each other: they would all do the same job into the same output.
 [[nodiscard]] std::unique_ptr<Communicator> join_job(const Environment& environment);
 
+/// What to tell when MPI may fail to start, and end the process itself: this is the first of several tasks of an srun
+/// that connects them by none of the ways known. Nothing otherwise.
+[[nodiscard]] std::optional<std::string> connection_hint(const Environment& environment);
+
 /// Throws kUsage when this process is one of several: for commands that run once.
 void require_alone(const Environment& environment, std::string_view command);
 

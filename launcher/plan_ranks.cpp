@@ -72,6 +72,7 @@ ClusterRates cluster_rates(FileSystem& fs, const RankOptions& options, const Rat
   prefer(rates.read_bytes_per_s_per_node, known.read_bytes_per_s);
   prefer(rates.write_bytes_per_s_per_node, known.write_bytes_per_s);
   prefer(rates.weights_per_s_per_core, known.weights_per_s_per_core);
+  rates.cores_per_rank = options.cores_per_rank.value_or(rates.cores_per_rank);
   if (changed) rates.origin += "; some given or measured here";
   return rates;
 }

@@ -18,6 +18,7 @@ namespace halfquad {
 struct RankOptions {
   std::string ranks;
   std::optional<int> nodes;
+  std::optional<int> cores_per_rank = {};  ///< As --threads says; it goes before the rates'.
   std::string rates;
   bool simulate = false;
   std::string stragglers;

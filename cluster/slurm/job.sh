@@ -1,12 +1,12 @@
 # shellcheck shell=bash
 # What the batch scripts beside this file share: runs halfquad as the one step of a Slurm job, has it stop in time and
-# Slurm start the job again, until the output is complete.
+# Slurm start the job again, until the output is complete. cluster/README.md says how it is used and what it prints.
 #
 # Sourced, then: halfquad_job quantize MODEL OUT [OPTIONS...]      (or convert FROM OUT ...)
 # It does not return: the exit code is halfquad's own, or that of a job that goes on later.
 #
 # Settings, all from the environment:
-#   HALFQUAD                 the program (default: of the build this file is in, else the one on PATH)
+#   HALFQUAD                 the program (default: of the checkout or prefix this file is in, else the one on PATH)
 #   HALFQUAD_LAUNCHER        srun (default) or mpirun
 #   HALFQUAD_MPI             of srun --mpi (default: pmix)
 #   HALFQUAD_LAUNCH_OPTIONS  more options of srun or mpirun, divided by blanks
@@ -41,8 +41,13 @@ hq_own_id() {
 hq_find_program() {
   local here
   here="$(dirname "${BASH_SOURCE[0]}")"
-  hq_program="${HALFQUAD:-$here/../../build/release/launcher/halfquad}"
-  [[ -n ${HALFQUAD:-} || -x $hq_program ]] || hq_program=halfquad
+  hq_program="${HALFQUAD:-}"
+  if [[ -z $hq_program ]]; then
+    # In a checkout, below a prefix, or on the path.
+    for hq_program in "$here/../../build/release/launcher/halfquad" "$here/../../../bin/halfquad" halfquad; do
+      [[ ! -x $hq_program ]] || break
+    done
+  fi
   command -v "$hq_program" >/dev/null ||
     hq_die "$hq_program is not a program on $(hostname): set HALFQUAD to its path, which all nodes must see"
 }

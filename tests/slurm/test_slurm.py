@@ -17,6 +17,7 @@ from slurm_case import SCRIPTS, SLOW, LongCase, SlurmCase, digest, report_of
 from test_ranks import DONE, IO, INTERRUPTED, OPTIONS, USAGE
 
 SKIPPED = 77
+REFUSED_BY_MPI = 1  # MPI_Init of Open MPI ends the process itself
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 
 
@@ -146,6 +147,18 @@ class MistakeTest(SlurmCase):
         self.assert_log_says(*said)
         self.assertFalse(self.out.exists() or self.partial.exists())
         (self.root / "job.log").unlink()
+
+    def test_tasks_that_are_not_connected_are_refused(self):
+        hint = "srun connects its 4 tasks by neither PMIx nor PMI"
+        ended = self.run_here("srun", "--mpi=none", "-N2", "-n4", "--mem=400", OPTIONS.halfquad, "quantize", self.model,
+                              self.out)
+        self.assertEqual(ended.returncode, REFUSED_BY_MPI, ended.stderr)
+        self.assertEqual(ended.stderr.count(hint), 1, ended.stderr)
+        self.assertIn("srun --mpi=pmix", ended.stderr)
+        self.assertFalse(self.out.exists() or self.partial.exists())
+        self.fails("cpu.sbatch", "quantize", self.model, self.out, code=REFUSED_BY_MPI,
+                   sbatch=["--nodes=2", "--ntasks-per-node=2"], settings=["HALFQUAD_MPI=none"],
+                   said=[hint, "is not started again: it could not be launched"])
 
     def test_errors_that_would_come_again_are_not_tried_again(self):
         nothing, missing = self.root / "nothing", self.root / "no-program"

@@ -1,6 +1,7 @@
 #include <fstream>
 
 #include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -60,6 +61,45 @@ TEST_F(PlanCommand, SimulatesAListOfRanks) {
   EXPECT_THAT(outcome.out, HasSubstr("\n     64      8 "));
 }
 
+TEST_F(PlanCommand, AsksSlurmForWhatFitsTheJobWithMargin) {
+  const std::string slow = rates_file(
+      R"({"read_gb_per_s_per_node": 0.1, "write_gb_per_s_per_node": 1, "mweights_per_s_per_core": 390, "cores_per_rank": 6})");
+
+  const Outcome outcome = run({"plan", "--preset", "llama-8b", "--slurm", "--nodes", "2", "--gpus-per-node", "4",
+                               "--memory", "1536MiB", "--rates", slow});
+
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  // 16 GB at 0.2 GB/s are 80 s. Four ranks of 1.5 GiB, half a GiB beside each, one for each GPU.
+  EXPECT_THAT(outcome.out, HasSubstr("8 ranks of 6 cores without what their GPUs add, bound by reading"));
+  EXPECT_THAT(outcome.out, HasSubstr("\n#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=4\n#SBATCH --cpus-per-task=6\n"
+                                     "#SBATCH --gpus-per-node=4\n#SBATCH --mem=12G\n#SBATCH --time=00:15:00\n"
+                                     "#SBATCH --signal=B:USR1@120\n#SBATCH --requeue\n#SBATCH --open-mode=append\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("many-nodes.sbatch quantize MODEL OUT --memory 1536MiB\n"));
+}
+
+TEST_F(PlanCommand, AsksSlurmForHostsAlone) {
+  const Outcome outcome =
+      run({"plan", "--preset", "llama-8b", "--slurm", "--nodes", "3", "--ranks", "8", "--threads", "16", "--json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto slurm = boost::json::parse(outcome.out).at("slurm");
+  const std::string lines = boost::json::serialize(slurm.at("sbatch"));
+  EXPECT_THAT(lines, HasSubstr(R"("--nodes=3","--ntasks=8","--ntasks-per-node=3","--cpus-per-task=16","--mem=)"));
+  EXPECT_EQ(slurm.at("script").as_string(), "cpu.sbatch");
+  EXPECT_THAT(std::string(slurm.at("memory").as_string()), testing::EndsWith("MiB"));
+
+  const Outcome one = run({"plan", "--preset", "tiny", "--slurm"});
+  EXPECT_THAT(one.out,
+              HasSubstr("#SBATCH --nodes=1\n#SBATCH --ntasks-per-node=4\n#SBATCH --cpus-per-task=8\n#SBATCH --mem"));
+}
+
+TEST_F(PlanCommand, AsksSlurmForTheHoursOfASlowFileSystem) {
+  const std::string slow = rates_file(R"({"file_system_gb_per_s": 0.05})");
+  const Outcome outcome = run({"plan", "--preset", "llama-70b", "--slurm", "--nodes", "4", "--rates", slow});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, testing::ContainsRegex("#SBATCH --time=0[1-3]:[0-5][05]:00\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("bound by the file system"));
+}
+
 TEST_F(PlanCommand, RefusesWhatCannotBePlanned) {
   const auto refuse = [&](std::vector<std::string> arguments, const std::string& part) {
     arguments.insert(arguments.begin(), "plan");
@@ -76,6 +116,10 @@ TEST_F(PlanCommand, RefusesWhatCannotBePlanned) {
   refuse({"--preset", "tiny", "--nodes", "2"}, "need --ranks or --simulate");
   refuse({"--preset", "tiny", "--simulate", "--stragglers", "2"}, "--stragglers \"2\"");
   refuse({"--preset", "tiny", "--ranks", "2", "--rates", rates_file("{\"speed\": 1}")}, "\"speed\"");
+  refuse({"--preset", "tiny", "--slurm", "--simulate"}, "--slurm asks for one job");
+  refuse({"--preset", "tiny", "--gpus-per-node", "8"}, "--gpus-per-node needs --slurm");
+  refuse({"--preset", "tiny", "--slurm", "--nodes", "100000"}, "--nodes 100000");
+  refuse({"--preset", "llama-8b", "--slurm", "--memory", "1MiB"}, "pass --memory");
   refuse({"--preset", "tiny", "--nonfinite", "keep-original"}, "preset without weights");
 }
 

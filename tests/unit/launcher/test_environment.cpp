@@ -47,6 +47,26 @@ TEST(StartedBy, KnowsSrunWithoutAnyMpi) {
   EXPECT_EQ(starter->name, "srun");
 }
 
+TEST(ConnectionHint, IsForTheFirstTaskOfAnSrunThatConnectsNone) {
+  const Environment step = {{"SLURM_STEP_NUM_TASKS", "4"}, {"SLURM_PROCID", "0"}};
+
+  const auto hint = connection_hint(step);
+
+  ASSERT_TRUE(hint.has_value());
+  EXPECT_NE(hint->find("its 4 tasks"), std::string::npos) << *hint;
+  EXPECT_NE(hint->find("srun --mpi=pmix"), std::string::npos) << *hint;
+}
+
+TEST(ConnectionHint, IsNotForOthers) {
+  EXPECT_FALSE(connection_hint({}).has_value());
+  EXPECT_FALSE(connection_hint({{"SLURM_STEP_NUM_TASKS", "1"}}).has_value());
+  EXPECT_FALSE(connection_hint({{"OMPI_COMM_WORLD_SIZE", "4"}}).has_value());
+  EXPECT_FALSE(connection_hint({{"SLURM_STEP_NUM_TASKS", "4"}, {"SLURM_PROCID", "1"}}).has_value());
+  for (const char* variable : {"PMIX_NAMESPACE", "PMI_FD", "PMI_RANK"}) {
+    EXPECT_FALSE(connection_hint({{"SLURM_STEP_NUM_TASKS", "4"}, {variable, "3"}}).has_value()) << variable;
+  }
+}
+
 TEST(RequireAlone, RefusesOneOfSeveralProcessesAndNamesTheStarter) {
   EXPECT_NO_THROW(require_alone({}, "verify"));
   test::expect_error(ErrorCode::kUsage,
