@@ -36,7 +36,7 @@ constexpr char kFooter[] =
     "  halfquad plan --preset llama-405b --simulate --ranks 16,64,256 --stragglers 0.02:2\n"
     "\nA --rates file is a JSON object of any of these; what it leaves out is assumed, and 0 is no limit:\n"
     "  {\"read_gb_per_s_per_node\": 5, \"write_gb_per_s_per_node\": 2.5,\n"
-    "   \"file_system_gb_per_s\": 0, \"mweights_per_s_per_core\": 390, \"cores_per_rank\": 8}\n"
+    "   \"file_system_gb_per_s\": 0, \"mweights_per_s_per_core\": 200, \"cores_per_rank\": 8}\n"
     "file_system_gb_per_s is what all nodes together may read and write.\n";
 
 struct PlanOptions {
