@@ -15,7 +15,7 @@ namespace halfquad {
 struct ClusterRates {
   double read_bytes_per_s_per_node = 5e9;
   double write_bytes_per_s_per_node = 2.5e9;
-  double file_system_bytes_per_s = 0;  ///< Of all nodes together, reading and writing.
+  double file_system_bytes_per_s = 0;     ///< Of all nodes together, reading and writing.
   double weights_per_s_per_core = 200e6;  ///< Of als, the default solver, on a core with AVX-512.
   int cores_per_rank = 8;
   std::string origin = "assumed";  ///< Where the rates are from, for people.
