@@ -31,6 +31,7 @@ constexpr std::string_view kFooter =
     "  halfquad quantize ./Llama-3-8B ./Llama-3-8B-hqq4             4 bit, groups of 64\n"
     "  halfquad plan ./Llama-3-8B --bits 3                          sizes and memory, nothing written\n"
     "  halfquad verify ./Llama-3-8B-hqq4 --source ./Llama-3-8B      checksums and errors\n"
+    "  halfquad report ./Llama-3-8B-hqq4 --html report.html         what it did, as a page\n"
     "  halfquad help quantize                                       all options of a command\n"
     "\nExit codes:\n"
     "  0 done   2 usage   3 bad input   4 I/O (disk full, short file)   5 out of memory\n"
@@ -112,6 +113,7 @@ void parse_and_run(CLI::App& root, const std::vector<std::string>& arguments, co
       add_verify(root, context),
       add_dequantize(root, context),
       add_inspect(root, context),
+      add_report(root, context),
       add_synth(root, context),
       add_bench(root, context),
   };

@@ -12,6 +12,7 @@
 #include "io/json.h"
 #include "launcher/commands.h"
 #include "launcher/options.h"
+#include "launcher/original_source.h"
 #include "launcher/output_errors.h"
 #include "launcher/report.h"
 #include "launcher/side_files.h"
@@ -19,8 +20,6 @@
 #include "runtime/check.h"
 #include "runtime/log.h"
 #include "runtime/text.h"
-#include "sharding/plain_model.h"
-#include "sharding/source_model.h"
 #include "sharding/verify.h"
 
 namespace halfquad {
@@ -99,22 +98,6 @@ std::string accounts_text(const VerifyResult& result) {
   return text;
 }
 
-/// The checkpoint that an output was made from; dequantized, when it was converted from another output.
-Checkpoint open_original(FileSystem& fs, const std::string& path, const std::optional<json::object>& report) {
-  if (!report || !report->contains("converted")) return open_source(fs, path);
-  const QuantizedModel original(fs, path);
-  HALFQUAD_REQUIRE(original.format().keeps_names(), kUsage,
-                   fmt::format("--source: the output was converted from a {} file, whose names are not its own; verify "
-                               "it without --source",
-                               original.format().name()));
-  PlainModel plain = plain_model(original);
-  std::vector<SourceTensor> tensors;
-  for (PlainTensor& tensor : plain.tensors) tensors.push_back(std::move(tensor.tensor));
-  const auto files = original.checkpoint().files();
-  return Checkpoint::of_parts({files.begin(), files.end()}, original.checkpoint().is_single_file(), std::move(tensors),
-                              std::move(plain.config));
-}
-
 /// What was found; `outputs` when output errors were asked for.
 struct Findings {
   const VerifyResult& result;
@@ -183,7 +166,10 @@ void run_verify(const Context& context, const VerifyCommandOptions& options) {
       fmt::format("--activations: the layers of a {} output have names of their own", output.format().name()));
   const std::optional<json::object> report = read_report(context.fs, output.checkpoint());
   std::optional<Checkpoint> source;
-  if (!options.source.empty()) source = open_original(context.fs, options.source, report);
+  if (!options.source.empty()) {
+    const bool converted = report && report->contains("converted");
+    source = open_original(context.fs, options.source, converted ? SourceKind::kOutput : SourceKind::kCheckpoint);
+  }
 
   VerifyOptions verify;
   verify.threads = options.machine.thread_count();

@@ -24,6 +24,7 @@ struct Command {
 [[nodiscard]] Command add_verify(CLI::App& root, const Context& context);
 [[nodiscard]] Command add_dequantize(CLI::App& root, const Context& context);
 [[nodiscard]] Command add_inspect(CLI::App& root, const Context& context);
+[[nodiscard]] Command add_report(CLI::App& root, const Context& context);
 [[nodiscard]] Command add_synth(CLI::App& root, const Context& context);
 [[nodiscard]] Command add_bench(CLI::App& root, const Context& context);
 

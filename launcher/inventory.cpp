@@ -27,11 +27,7 @@ void add_quantized(Inventory& inventory, const SourceTensor& tensor, const Quant
   auto found = std::find_if(inventory.specs.begin(), inventory.specs.end(),
                             [&](const SpecGroup& group) { return group.spec == quantized.spec; });
   if (found == inventory.specs.end()) found = inventory.specs.insert(found, SpecGroup{quantized.spec});
-  // Not the entries' sizes: one tensor can hold many layers.
-  const std::int64_t stored_bytes = bytes_of(layout.stored());
-  const std::uint64_t output = quantized.tiles.code_blocks().total_bytes +
-                               quantized.tiles.scale_blocks(stored_bytes).total_bytes +
-                               quantized.tiles.zero_blocks(stored_bytes).total_bytes;
+  const std::uint64_t output = stored_layer_bytes(quantized, layout);
   const auto weights = static_cast<std::uint64_t>(quantized.rows * quantized.cols);
   ++found->tensors;
   found->weights += weights;
@@ -51,6 +47,13 @@ std::uint64_t stored_bytes(const Checkpoint& checkpoint) {
 }
 
 }  // namespace
+
+std::uint64_t stored_layer_bytes(const QuantizedTensor& quantized, const OutputLayout& layout) {
+  // Not the entries' sizes: one tensor can hold many layers.
+  const std::int64_t stored_bytes = bytes_of(layout.stored());
+  return quantized.tiles.code_blocks().total_bytes + quantized.tiles.scale_blocks(stored_bytes).total_bytes +
+         quantized.tiles.zero_blocks(stored_bytes).total_bytes;
+}
 
 double Inventory::bits_per_weight() const noexcept {
   return weights == 0 ? 0 : 8.0 * static_cast<double>(quantized_output_bytes) / static_cast<double>(weights);

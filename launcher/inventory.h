@@ -46,6 +46,9 @@ struct Inventory {
 [[nodiscard]] Inventory take_inventory(const Checkpoint& checkpoint, std::span<const Decision> decisions,
                                        const OutputLayout& layout);
 
+/// Bytes of a layer's codes, scales and zeros in the output.
+[[nodiscard]] std::uint64_t stored_layer_bytes(const QuantizedTensor& quantized, const OutputLayout& layout);
+
 /// "4 bit, group 64, hqq 20 steps"; what is not the default (axis 0, per tensor, ...) is added.
 [[nodiscard]] std::string describe(const QuantSpec& spec);
 

@@ -75,7 +75,7 @@ json::object totals_object(const Job& job, const RunResult& result, const RunFac
   };
 }
 
-json::object layer_object(const QuantizedTensor& layer, const TensorResult& result) {
+json::object layer_object(const OutputLayout& layout, const QuantizedTensor& layer, const TensorResult& result) {
   const QuantSpec& spec = layer.spec;
   const ErrorFigures errors = error_figures(result.error, static_cast<std::uint64_t>(layer.rows * layer.cols));
   return {
@@ -88,6 +88,7 @@ json::object layer_object(const QuantizedTensor& layer, const TensorResult& resu
       {"iters", spec.solver == SolverKind::kAls ? spec.rounds : spec.iters},
       {"round_zero", spec.round_zero},
       {"per_tensor", !spec.channel_wise},
+      {"stored_bytes", stored_layer_bytes(layer, layout)},
       {"steps", result.steps},
       {"stopped_early", result.stopped_early},
       {"mean_abs_error", errors.mean_abs},
@@ -165,7 +166,7 @@ boost::json::object build_report(const Job& job, const SpecOptions& spec, const 
                                  const RunFacts& facts, const std::vector<std::string>& command) {
   json::array layers;
   for (std::size_t i = 0; i < job.layout.quantized().size(); ++i) {
-    layers.push_back(layer_object(job.layout.quantized()[i], result.tensors[i]));
+    layers.push_back(layer_object(job.layout, job.layout.quantized()[i], result.tensors[i]));
   }
   json::array words;
   for (const std::string& word : command) words.emplace_back(is_utf8(word) ? word : quoted(word));
@@ -175,7 +176,10 @@ boost::json::object build_report(const Job& job, const SpecOptions& spec, const 
       {"halfquad", HALFQUAD_VERSION},
       {"command", std::move(words)},
       {"source", source_object(job.checkpoint)},
-      {"settings", {{"scale_dtype", name_of(job.layout.stored())}, {"nonfinite", spec.nonfinite}}},
+      {"settings",
+       {{"format", job.layout.format().name()},
+        {"scale_dtype", name_of(job.layout.stored())},
+        {"nonfinite", spec.nonfinite}}},
       {"totals", totals_object(job, result, facts)},
       {"ranks", ranks_array(facts)},
       {"assembly",

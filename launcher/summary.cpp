@@ -77,13 +77,6 @@ std::string devices_text(const RunFacts& facts, const RunResult& result, std::ui
 
 }  // namespace
 
-std::string human_count(std::uint64_t count) {
-  const auto value = static_cast<double>(count);
-  if (count >= 1'000'000'000) return fmt::format("{:.2f} G", value / 1e9);
-  if (count >= 1'000'000) return fmt::format("{:.2f} M", value / 1e6);
-  return fmt::format("{}", count);
-}
-
 std::string inventory_text(const Inventory& inventory) {
   Table quantized("lrrrr", {"quantized", "tensors", "weights", "before", "after"});
   for (const SpecGroup& group : inventory.specs) {

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <string>
 
+#include "launcher/human_count.h"
 #include "launcher/inventory.h"
 #include "launcher/job.h"
 #include "launcher/report.h"
@@ -15,8 +16,5 @@ namespace halfquad {
 /// What `quantize` prints when it is done.
 [[nodiscard]] std::string summary_text(const Job& job, const RunResult& result, const RunFacts& facts,
                                        const std::filesystem::path& out);
-
-/// "6.48 G" for 6'480'000'000.
-[[nodiscard]] std::string human_count(std::uint64_t count);
 
 }  // namespace halfquad

@@ -6,6 +6,7 @@
 #include <boost/json/value.hpp>
 #include <fmt/format.h>
 
+#include "io/json_node.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
 
@@ -14,64 +15,10 @@ namespace {
 
 namespace json = boost::json;
 
-/// A value of the report together with its path in it, for messages.
-class Node {
- public:
-  Node(const json::value& value, std::string path) : value_(value), path_(std::move(path)) {}
+constexpr char kName[] = "halfquad_report.json";
 
-  [[nodiscard]] Node at(std::string_view key) const {
-    const json::object* object = value_.if_object();
-    const json::value* found = object == nullptr ? nullptr : object->if_contains(key);
-    if (found == nullptr) fail(fmt::format("has no {}", halfquad::quoted(key)));
-    return {*found, path_.empty() ? std::string(key) : fmt::format("{}.{}", path_, key)};
-  }
-
-  [[nodiscard]] const json::array& array() const {
-    if (!value_.is_array()) fail("is not an array");
-    return value_.get_array();
-  }
-
-  [[nodiscard]] const json::object& object() const {
-    if (!value_.is_object()) fail("is not an object");
-    return value_.get_object();
-  }
-
-  [[nodiscard]] Node element(std::size_t index) const { return {array()[index], fmt::format("{}[{}]", path_, index)}; }
-
-  [[nodiscard]] std::string text() const {
-    if (!value_.is_string()) fail("is not a string");
-    return std::string(value_.get_string());
-  }
-
-  [[nodiscard]] std::int64_t integer() const {
-    boost::system::error_code failed;
-    const auto found = value_.is_double() ? -1 : value_.to_number<std::int64_t>(failed);
-    if (failed || found < 0) fail("is not a non-negative integer");
-    return found;
-  }
-
-  [[nodiscard]] double number() const {
-    if (const double* found = value_.if_double()) return *found;
-    return static_cast<double>(integer());
-  }
-
-  [[nodiscard]] std::optional<double> optional_number() const {
-    if (value_.is_null()) return std::nullopt;
-    return number();
-  }
-
- private:
-  [[noreturn]] void fail(std::string_view what) const {
-    const std::string place = path_.empty() ? "it" : halfquad::quoted(path_);
-    throw Error(ErrorCode::kBadInput, fmt::format("halfquad_report.json is malformed: {} {}", place, what));
-  }
-
-  const json::value& value_;
-  std::string path_;
-};
-
-RunReport::Layer parse_layer(const Node& node) {
-  const Node shape = node.at("shape");
+RunReport::Layer parse_layer(const JsonNode& node) {
+  const JsonNode shape = node.at("shape");
   HALFQUAD_REQUIRE(shape.array().size() == 2, kBadInput,
                    "halfquad_report.json is malformed: the shape of a layer is not two numbers");
   return {.rows = shape.element(0).integer(),
@@ -104,7 +51,7 @@ std::vector<std::string> other_source_files(const RunReport& report, const Check
 
 RunReport parse_run_report(const json::object& report) {
   const json::value value(report);
-  const Node root(value, "");
+  const JsonNode root(value, kName);
   HALFQUAD_REQUIRE(
       root.at("format").text() == "halfquad-report", kBadInput,
       fmt::format("halfquad_report.json has the unknown format {}", halfquad::quoted(root.at("format").text())));
@@ -112,20 +59,20 @@ RunReport parse_run_report(const json::object& report) {
       root.at("version").integer() == 1, kBadInput,
       fmt::format("halfquad_report.json has version {}; this program reads version 1", root.at("version").integer()));
   RunReport out;
-  const Node files = root.at("source").at("files");
+  const JsonNode files = root.at("source").at("files");
   for (std::size_t i = 0; i < files.array().size(); ++i) {
-    const Node file = files.element(i);
+    const JsonNode file = files.element(i);
     out.source_files.push_back({file.at("name").text(), static_cast<std::uint64_t>(file.at("bytes").integer()),
                                 file.at("header_xxh3").text()});
   }
-  const Node layers = root.at("layers");
+  const JsonNode layers = root.at("layers");
   for (std::size_t i = 0; i < layers.array().size(); ++i) {
-    const Node layer = layers.element(i);
+    const JsonNode layer = layers.element(i);
     out.layers[layer.at("module").text()] = parse_layer(layer);
   }
-  const Node tensors = root.at("tensors");
+  const JsonNode tensors = root.at("tensors");
   for (const auto& member : tensors.object()) {
-    const Node tensor = tensors.at(member.key());
+    const JsonNode tensor = tensors.at(member.key());
     out.tensors[std::string(member.key())] = {
         .xxh3 = tensor.at("xxh3").text(),
         .run_bytes = static_cast<std::uint64_t>(tensor.at("run_bytes").integer()),
