@@ -92,6 +92,7 @@ hq_launch() {
     # The ranks end by themselves when one does, with the exit code that says why; killing them would hide it. srun does
     # not take --cpus-per-task over from the job. Every rank is bound to cores and sees all GPUs that the job has on its
     # node; the ranks take those near their cores. (--gpu-bind=none would hide the GPUs.)
+    export SLURM_EXPORT_ENV=ALL  # where jobs are submitted with --export=NONE, srun would start the ranks without PATH
     command=(srun "--mpi=${HALFQUAD_MPI:-pmix}" --kill-on-bad-exit=0 "--wait=$HQ_TASK_WAIT_SECONDS" --cpu-bind=cores)
     [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || command+=("--cpus-per-task=$SLURM_CPUS_PER_TASK")
   fi

@@ -19,7 +19,7 @@ run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix "${WORK_DIR}/installed")
 file(RENAME "${WORK_DIR}/installed" "${prefix}")
 
 foreach(file bin/halfquad share/doc/halfquad/LICENSE share/doc/halfquad/README.md share/man/man1/halfquad.1
-        share/bash-completion/completions/halfquad share/modulefiles/halfquad/${VERSION})
+        share/halfquad/slurm/job.sh share/bash-completion/completions/halfquad share/modulefiles/halfquad/${VERSION})
   if(NOT EXISTS "${prefix}/${file}")
     message(FATAL_ERROR "${file} was not installed")
   endif()

@@ -14,6 +14,8 @@ from test_ranks import OPTIONS, digest, report_of  # noqa: E402
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent / "cluster" / "slurm"
 PATIENCE = 300  # seconds anything may take
+# The nodes refuse a job whose new credential is of the second in which its old one was revoked: Slurm's own wait is long.
+CREDENTIAL_SECONDS = 3
 SLOW = "--threads 1 --backend reference"  # makes a job last; the bytes are the same
 # What stands for halfquad in the jobs: "pace" holds more options, so that a job can be slow until it was hit.
 PROGRAM = """#!/bin/sh
@@ -48,6 +50,7 @@ class SlurmCase(test_ranks.RanksTest):
 
     def setUp(self):
         super().setUp()
+        self.waiting_since = {}
         self.pace("")
         self.addCleanup(self.clear_jobs)
 
@@ -64,11 +67,12 @@ class SlurmCase(test_ranks.RanksTest):
     def pace(self, options: str):
         (self.root / "pace").write_text(options)
 
-    def submit(self, script: str, *arguments, sbatch=(), name: str = "job", settings=()) -> str:
+    def submit(self, script: str, *arguments, sbatch=(), name: str = "job", settings=(),
+               scripts: Path = SCRIPTS) -> str:
         """The id of a job of a shipped script, scaled down to these hosts."""
         settings = [f"HALFQUAD={self.program}", *settings]
         command = ["env", *settings, "sbatch", "--parsable", f"--job-name={name}", f"--output={self.root}/{name}.log",
-                   "--ntasks-per-node=1", "--cpus-per-task=1", "--mem=800", "--time=30", *sbatch, SCRIPTS / script,
+                   "--ntasks-per-node=1", "--cpus-per-task=1", "--mem=800", "--time=30", *sbatch, scripts / script,
                    *arguments]
         return self.cluster.slurm(*command)
 
@@ -106,7 +110,9 @@ class SlurmCase(test_ranks.RanksTest):
     def hurried(self, job: str) -> dict:
         """What the controller knows about a job, which does not wait any longer if that is all that it does."""
         facts = self.cluster.job(job)
-        if facts["JobState"] == "PENDING" and facts["Reason"] == "BeginTime":
+        if facts["JobState"] != "PENDING" or facts["Reason"] != "BeginTime":
+            self.waiting_since.pop(job, None)
+        elif time.monotonic() - self.waiting_since.setdefault(job, time.monotonic()) > CREDENTIAL_SECONDS:
             self.cluster.slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
         return facts
 

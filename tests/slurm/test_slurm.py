@@ -216,6 +216,17 @@ class ScriptTest(SlurmCase):
                     self.assert_log_says(f"rank {rank} of 2: {gpus[rank]} 2")
                 (self.root / "job.log").unlink()
 
+    def test_scripts_below_a_prefix_find_what_they_need(self):
+        prefix = self.root / "a prefix"
+        (prefix / "bin").mkdir(parents=True)
+        (prefix / "bin" / "halfquad").symlink_to(OPTIONS.halfquad)
+        scripts = prefix / "share" / "halfquad" / "slurm"
+        shutil.copytree(SCRIPTS, scripts)
+        job = self.submit("cpu.sbatch", "quantize", self.model, self.out, settings=["HALFQUAD="], scripts=scripts)
+        self.assertEqual(self.wait_for(job, *ENDED)["JobState"], "COMPLETED", self.log())
+        self.assert_complete()
+        self.assert_log_says(f"{scripts}/../../../bin/halfquad quantize")
+
     def test_salloc_and_mpirun(self):
         quantize = ["quantize", self.model, self.out, "--log-level", "off"]
         ended = self.run_here("salloc", "--nodes=2", "--ntasks-per-node=2", "--mem=800", OPTIONS.mpiexec,
