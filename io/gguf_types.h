@@ -69,6 +69,8 @@ enum class GgmlTypeId : std::uint32_t {
   kI64 = 27,
   kF64 = 28,
   kBF16 = 30,
+  kMXFP4 = 39,
+  kNVFP4 = 40,
 };
 
 /// Every type a file of today may hold, by id.

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdio>
 
+#include "kernels/float_grid.h"
 #include "runtime/checked.h"
 
 namespace halfquad {
@@ -77,10 +78,25 @@ std::optional<std::string> why_not_als(const QuantSpec& spec) {
   return std::nullopt;
 }
 
+std::optional<std::string> why_not_float_grid(const QuantSpec& spec) {
+  const std::string name(name_of(spec.grid));
+  if (spec.solver == SolverKind::kHqq) return "hqq cannot solve for " + name + " codes; give als or rtn as the solver";
+  if (spec.axis != 1) return name + " needs axis 1";
+  if (!spec.channel_wise) return name + " has no scale for a whole tensor alone";
+  if (spec.group_size != group_size_of(spec.grid)) {
+    return name + " has groups of " + std::to_string(group_size_of(spec.grid)) + ", not " +
+           std::to_string(spec.group_size);
+  }
+  return std::nullopt;
+}
+
 /// The part of why_not that does not look at the tensor.
 std::optional<std::string> why_not_at_all(const QuantSpec& spec) {
   if (spec.axis != 0 && spec.axis != 1) return "axis must be 0 or 1, not " + std::to_string(spec.axis);
   if (spec.group_size < 0) return "group size must not be negative, not " + std::to_string(spec.group_size);
+  if (spec.grid != FloatGrid::kNone) {
+    if (auto reason = why_not_float_grid(spec)) return reason;
+  }
   if (spec.solver == SolverKind::kAls && spec.channel_wise) return why_not_als(spec);
   if (!spec.optimizes()) return std::nullopt;
   if (spec.iters < 1 || spec.iters > QuantSpec::kMaxIters) {
@@ -103,6 +119,13 @@ std::optional<CodeWidth> code_width_from_name(std::string_view name) noexcept {
   if (found == kWidths.end()) return std::nullopt;
   return found->width;
 }
+
+std::string_view name_of(FloatGrid grid) noexcept {
+  if (grid == FloatGrid::kNone) return "none";
+  return grid == FloatGrid::kNvfp4 ? "nvfp4" : "mxfp4";
+}
+
+int QuantSpec::largest_code() const noexcept { return grid == FloatGrid::kNone ? qmax(width) : kLargestFloatCode; }
 
 std::string_view name_of(Importance importance) noexcept {
   return importance == Importance::kNone ? "none" : "weights";
@@ -147,6 +170,7 @@ std::optional<std::string> why_not_grouped(const QuantSpec& spec, std::int64_t r
 std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
   if (auto reason = why_not_grouped(spec, rows, cols)) return reason;
   if (spec.super_blocks) return "hqq has no super-blocks";
+  if (spec.grid != FloatGrid::kNone) return "hqq has no floating-point codes";
   const Packing packing = packing_of(spec.width);
   const std::int64_t grouped_rows = grouped_shape(spec, rows, cols).rows;
   const std::int64_t slabs = slabs_of(packing);

@@ -29,6 +29,14 @@ enum class ZeroKind : std::uint8_t {
   kSymmetric,  ///< 2^(bits-1) in every group; (qmax + 1) / 2 rounded down for 1.58 bits.
 };
 
+/// Codes that are no whole steps of one size but floating-point numbers of 4 bits (E2M1), with the scales that go with
+/// them (float_grid.h).
+enum class FloatGrid : std::uint8_t {
+  kNone,
+  kNvfp4,  ///< Groups of 16; scales in E4M3, over one fp32 number that the tensor has.
+  kMxfp4,  ///< Groups of 32; scales are powers of two (E8M0).
+};
+
 /// What tells how much the errors of a column (an input channel) count, for kAls.
 enum class Importance : std::uint8_t {
   kNone,     ///< All the same.
@@ -41,6 +49,7 @@ enum class Importance : std::uint8_t {
 [[nodiscard]] std::optional<CodeWidth> code_width_from_name(std::string_view name) noexcept;
 [[nodiscard]] std::string_view name_of(SolverKind solver) noexcept;  ///< "rtn", "hqq", "als".
 [[nodiscard]] std::optional<SolverKind> solver_from_name(std::string_view name) noexcept;
+[[nodiscard]] std::string_view name_of(FloatGrid grid) noexcept;         ///< "none", "nvfp4", "mxfp4".
 [[nodiscard]] std::string_view name_of(Importance importance) noexcept;  ///< "none", "weights".
 [[nodiscard]] std::optional<Importance> importance_from_name(std::string_view name) noexcept;
 
@@ -67,8 +76,9 @@ struct QuantSpec {
   /// Scales, and what stands beside them, are small whole numbers in units that 256 weights share: ggml's K types, with
   /// a search of their own (ggml_k_quants.h).
   bool super_blocks = false;
-  int starts = 5;  ///< kAls: ranges each group is searched from (1..kMaxStarts).
-  int rounds = 4;  ///< kAls: fits of scale and zero from each of them at most (1..kMaxIters).
+  FloatGrid grid = FloatGrid::kNone;  ///< Others have width k4 and symmetric zeros.
+  int starts = 5;                     ///< kAls: ranges each group is searched from (1..kMaxStarts).
+  int rounds = 4;                     ///< kAls: fits of scale and zero from each of them at most (1..kMaxIters).
 
   Importance importance = Importance::kWeights;  ///< kAls.
   double importance_power = 1;                   ///< kAls: of the measure that column weights are made from, 0..2.
@@ -83,8 +93,12 @@ struct QuantSpec {
   /// Whether something has to be known of every column of the tensor before any group is solved.
   [[nodiscard]] bool weighs_columns() const noexcept {
     return solver == SolverKind::kAls && importance == Importance::kWeights && channel_wise &&
-           zeros == ZeroKind::kFloat && !super_blocks;
+           (zeros == ZeroKind::kFloat || grid != FloatGrid::kNone) && !super_blocks;
   }
+  /// Whether the tensor has a number that all its scales are multiplied with, which follows from its largest weight.
+  [[nodiscard]] bool has_tensor_scale() const noexcept { return grid == FloatGrid::kNvfp4; }
+  /// The largest code as it is held in memory: qmax of the width, 24 for floating-point numbers.
+  [[nodiscard]] int largest_code() const noexcept;
   friend bool operator==(const QuantSpec&, const QuantSpec&) = default;
 };
 

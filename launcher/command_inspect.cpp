@@ -115,6 +115,7 @@ json::object layer_json(const StoredLayer& layer) {
   return {{"module", layer.module},
           {"shape", json::array{layer.rows, layer.cols}},
           {"bits", name_of(layer.spec.width)},
+          {"grid", layer.spec.grid == FloatGrid::kNone ? json::value(nullptr) : json::value(name_of(layer.spec.grid))},
           {"group_size", layer.tiles.grouped().group_elems},
           {"axis", layer.spec.axis},
           {"per_tensor", !layer.spec.channel_wise},

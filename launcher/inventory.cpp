@@ -85,6 +85,11 @@ Inventory take_inventory(const Checkpoint& checkpoint, std::span<const Decision>
 
 std::string describe(const QuantSpec& spec) {
   if (spec.super_blocks) return std::string(block_type_of(spec)->name());
+  if (spec.grid != FloatGrid::kNone) {
+    return fmt::format("{}{}{}", name_of(spec.grid),
+                       spec.solver == SolverKind::kRtn ? ", rounded with the largest scales" : "",
+                       spec.weighs_columns() ? ", columns weighted by themselves" : "");
+  }
   std::string text = fmt::format("{} bit", name_of(spec.width));
   if (!spec.channel_wise) return text + ", per tensor";
   if (spec.group_size == 0) {

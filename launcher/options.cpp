@@ -121,8 +121,9 @@ void add_file_options(CLI::App& app, SpecOptions& options) {
       ->group(kNumerics);
   app.add_option(
          "--type", options.type,
-         "Blocks of GGUF, instead of --bits and --group-size: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0, and with their own search "
-         "Q2_K Q3_K Q4_K Q5_K Q6_K")
+         "Instead of --bits and --group-size: blocks of GGUF, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0, and with their own search "
+         "Q2_K Q3_K Q4_K Q5_K Q6_K; floating-point codes, mxfp4 (compressed-tensors, gguf) and nvfp4 "
+         "(compressed-tensors)")
       ->type_name("NAME")
       ->group(kNumerics);
   app.add_option("--mixture", options.mixture,
@@ -257,7 +258,11 @@ std::uint64_t SpecOptions::max_shard_bytes() const {
 }
 
 const Format& SpecOptions::output_format() const {
-  if (format.empty()) return type.empty() && mixture.empty() ? hqq_format() : *format_named("gguf");
+  if (format.empty()) {
+    const BlockType* named = find_block_type(type);
+    if (named != nullptr && named->grid != FloatGrid::kNone) return *format_named("compressed-tensors");
+    return type.empty() && mixture.empty() ? hqq_format() : *format_named("gguf");
+  }
   const Format* found = format_named(format);
   HALFQUAD_REQUIRE(found != nullptr, kUsage, fmt::format("--format: there is no format {}", quoted(format)));
   return *found;

@@ -85,6 +85,7 @@ json::object layer_object(const OutputLayout& layout, const QuantizedTensor& lay
       {"group_size", layer.tiles.grouped().group_elems},
       {"axis", spec.axis},
       {"solver", spec.super_blocks ? block_type_of(spec)->name() : name_of(spec.solver)},
+      {"grid", spec.grid == FloatGrid::kNone ? json::value(nullptr) : json::value(name_of(spec.grid))},
       {"iters", spec.solver == SolverKind::kAls ? spec.rounds : spec.iters},
       {"round_zero", spec.round_zero},
       {"per_tensor", !spec.channel_wise},

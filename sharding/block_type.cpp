@@ -17,7 +17,7 @@ using enum CodeWidth;
 using enum ZeroKind;
 
 // Where a super-block does not fit, llama.cpp takes the blocks of 32 with the next more bits.
-constexpr std::array<BlockType, 10> kTypes = {{{Id::kQ4_0, k4, kSymmetric, false, 32, Id::kQ4_0},
+constexpr std::array<BlockType, 12> kTypes = {{{Id::kQ4_0, k4, kSymmetric, false, 32, Id::kQ4_0},
                                                {Id::kQ4_1, k4, kFloat, false, 32, Id::kQ4_1},
                                                {Id::kQ5_0, k5, kSymmetric, false, 32, Id::kQ5_0},
                                                {Id::kQ5_1, k5, kFloat, false, 32, Id::kQ5_1},
@@ -26,7 +26,9 @@ constexpr std::array<BlockType, 10> kTypes = {{{Id::kQ4_0, k4, kSymmetric, false
                                                {Id::kQ3_K, k3, kSymmetric, true, 16, Id::kQ4_0},
                                                {Id::kQ4_K, k4, kFloat, true, 32, Id::kQ5_0},
                                                {Id::kQ5_K, k5, kFloat, true, 32, Id::kQ5_1},
-                                               {Id::kQ6_K, k6, kSymmetric, true, 16, Id::kQ8_0}}};
+                                               {Id::kQ6_K, k6, kSymmetric, true, 16, Id::kQ8_0},
+                                               {Id::kMXFP4, k4, kSymmetric, false, 32, Id::kMXFP4, FloatGrid::kMxfp4},
+                                               {Id::kNVFP4, k4, kSymmetric, false, 16, Id::kNVFP4, FloatGrid::kNvfp4}}};
 
 /// The width of blocks of 32 that codes of `width` lie in.
 CodeWidth stored_width(CodeWidth width) noexcept { return width == k8 || width == k6 || width == k5 ? width : k4; }
@@ -37,6 +39,7 @@ void BlockType::apply_to(SpecOverride& spec) const {
   spec.width = width;
   spec.zeros = zeros;
   spec.super_blocks = super_blocks;
+  spec.grid = grid;
   spec.group_size = group_size;
   spec.axis = 1;
   spec.channel_wise = true;
@@ -46,6 +49,9 @@ void BlockType::apply_to(QuantSpec& spec) const {
   SpecOverride whole;
   apply_to(whole);
   whole.apply_to(spec);
+  if (grid == FloatGrid::kNone) return;
+  spec.solver = SolverKind::kAls;
+  spec.importance = Importance::kNone;
 }
 
 std::span<const BlockType> block_types() noexcept { return kTypes; }
@@ -65,7 +71,7 @@ const BlockType* find_block_type(std::string_view name) noexcept {
 const BlockType* block_type_of(const QuantSpec& spec) noexcept {
   const CodeWidth width = spec.super_blocks ? spec.width : stored_width(spec.width);
   const auto* const found = std::ranges::find_if(kTypes, [&](const BlockType& type) {
-    return type.super_blocks == spec.super_blocks && type.width == width &&
+    return type.super_blocks == spec.super_blocks && type.grid == spec.grid && type.width == width &&
            (type.super_blocks || width == k8 || type.zeros == (spec.zeros == kSymmetric ? kSymmetric : kFloat));
   });
   return found == kTypes.end() ? nullptr : found;

@@ -12,7 +12,7 @@ namespace halfquad {
 
 struct SpecOverride;
 
-/// A type of ggml's blocks that halfquad writes, and the settings it stands for.
+/// A type of blocks, by the name ggml gives it, and the settings it stands for.
 struct BlockType {
   GgmlTypeId id = GgmlTypeId::kQ4_1;
   CodeWidth width = CodeWidth::k4;
@@ -20,6 +20,7 @@ struct BlockType {
   bool super_blocks = false;
   std::int64_t group_size = 32;             ///< Weights that share a scale.
   GgmlTypeId fallback = GgmlTypeId::kQ4_1;  ///< For rows that super-blocks do not divide.
+  FloatGrid grid = FloatGrid::kNone;
 
   [[nodiscard]] std::string_view name() const { return ggml_type(id).name; }  ///< "Q4_K", ...
   void apply_to(SpecOverride& spec) const;

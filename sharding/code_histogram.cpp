@@ -50,7 +50,7 @@ std::vector<CodeHistogram> code_histograms(FileSystem& fs, const QuantizedModel&
   std::uint64_t workspace = 0;
   for (const std::size_t index : layers) {
     const StoredLayer& layer = output.layers()[index];
-    const auto codes = static_cast<std::size_t>(qmax(layer.spec.width)) + 1;
+    const auto codes = static_cast<std::size_t>(layer.spec.largest_code()) + 1;
     histograms.push_back({index, std::vector<std::uint64_t>(codes), kHuge, -kHuge, kHuge, -kHuge});
     workspace = std::max(workspace, StoredTileReader::workspace_bytes(layer));
   }

@@ -60,6 +60,10 @@ class LayerConverter {
 
   /// The settings it gets in the new format; nothing when that has no place for it.
   [[nodiscard]] std::optional<QuantSpec> spec() const {
+    if (layer_.spec.grid != FloatGrid::kNone) {
+      QuantSpec same = layer_.spec;
+      if (fits(same)) return same;
+    }
     if (layer_.spec.axis == 0 || !layer_.spec.channel_wise) {
       for (const CodeWidth width : widths_to_try(layer_.spec.width)) {
         QuantSpec same = start_from(width);
@@ -81,6 +85,7 @@ class LayerConverter {
 
   /// Whether groups with `spec` are the layer's, or parts of them, and have room for its codes.
   [[nodiscard]] bool is_given(const QuantSpec& spec) const {
+    if (spec.grid != layer_.spec.grid) return false;
     if (!spec.channel_wise || spec.super_blocks || qmax(spec.width) < qmax(layer_.spec.width)) return false;
     const bool columns = layer_.spec.channel_wise && layer_.spec.axis == 0;
     if (columns != (spec.axis == 0)) return false;
@@ -91,6 +96,7 @@ class LayerConverter {
 
   [[nodiscard]] std::string why_changed(const QuantSpec& spec) const {
     if (!is_given(spec)) return why_solved_again(spec);
+    if (spec.grid != FloatGrid::kNone) return "";
     const bool was_offset = !layer_.tiles.whole_rows() ? false : layer_.packer->form(layer_.spec).second == kOffset;
     if (spec.zeros != ZeroKind::kFloat && layer_.spec.zeros == ZeroKind::kFloat) {
       return fmt::format("{} has no fractional zeros here", to_.name());
@@ -126,7 +132,8 @@ class LayerConverter {
     spec.width = width;
     spec.solver = layer_.spec.solver;
     const bool own = to_.packer() == nullptr;
-    if (!own && layer_.spec.zeros == ZeroKind::kSymmetric) spec.zeros = ZeroKind::kSymmetric;
+    const bool symmetric = layer_.spec.zeros == ZeroKind::kSymmetric && layer_.spec.grid == FloatGrid::kNone;
+    if (!own && symmetric) spec.zeros = ZeroKind::kSymmetric;
     // What the hqq library would have, unless its own file says.
     spec.round_zero = from_.packer() == nullptr ? layer_.spec.round_zero : width == CodeWidth::k4;
     return spec;
@@ -138,6 +145,7 @@ class LayerConverter {
   }
 
   [[nodiscard]] std::string why_solved_again(const QuantSpec& spec) const {
+    if (spec.grid != layer_.spec.grid) return fmt::format("{} has no {} codes", to_.name(), name_of(layer_.spec.grid));
     if (qmax(spec.width) < qmax(layer_.spec.width)) {
       return fmt::format("{} bits instead of {}", name_of(spec.width), name_of(layer_.spec.width));
     }
@@ -233,6 +241,7 @@ class ModelConverter {
     const LayerConverter layer = converter(index);
     decision.given = layer.is_given(decision.spec);
     if (decision.given) {
+      decision.tensor_scale = layer_of(index).tensor_scale;
       LayerView view = plain.view;
       view.coded_group = group_elems(decision.spec, plain.tensor.shape[0], plain.tensor.shape[1]);
       plain.tensor.decoder = layer_decoder(output_.checkpoint(), layer_of(index), view);

@@ -1,8 +1,11 @@
 #include "sharding/decision_board.h"
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 #include <utility>
 
+#include "kernels/float_grid.h"
 #include "runtime/check.h"
 
 namespace halfquad {
@@ -76,21 +79,52 @@ FirstPasses FirstPasses::read(WireReader& in) {
   return passes;
 }
 
-std::optional<TensorDecision> DecisionBoard::add(FirstPasses passes) {
-  FirstPasses& all = tensors_.at(passes.tensor);
-  const QuantizedTensor& tensor = layout_.quantized()[passes.tensor];
-  all.add(std::move(passes));
-  const std::int64_t tiles = tensor.tiles.tile_count();
-  HALFQUAD_REQUIRE(all.tiles <= tiles, kInternal, "layer " + tensor.module + ": more tiles were solved than it has");
-  if (all.tiles < tiles) return {};
-  const TensorDecision decision = decide(tensor, all);
-  all = FirstPasses();
-  all.tiles = tiles;
-  return decision;
+DecisionBoard::DecisionBoard(const OutputLayout& layout, std::span<const std::optional<TensorDecision>> settled)
+    : layout_(layout), tensors_(layout.quantized().size()), known_scales_(tensors_.size()) {
+  for (std::size_t i = 0; i < settled.size(); ++i) {
+    if (!settled[i]) continue;
+    for (const std::size_t other : layout.quantized()[i].scale_with) known_scales_[other] = settled[i]->tensor_scale;
+  }
 }
 
-TensorDecision decide(const QuantizedTensor& tensor, FirstPasses& all) {
+bool DecisionBoard::has_all_tiles(std::size_t tensor) const {
+  return tensors_[tensor].tiles == layout_.quantized()[tensor].tiles.tile_count();
+}
+
+std::vector<DecidedTensor> DecisionBoard::add(FirstPasses passes) {
+  const std::size_t index = passes.tensor;
+  FirstPasses& all = tensors_.at(index);
+  const QuantizedTensor& tensor = layout_.quantized()[index];
+  all.add(std::move(passes));
+  HALFQUAD_REQUIRE(all.tiles <= tensor.tiles.tile_count(), kInternal,
+                   "layer " + tensor.module + ": more tiles were solved than it has");
+  if (!has_all_tiles(index)) return {};
+  if (known_scales_[index]) return {conclude(index, *known_scales_[index])};
+  if (tensor.scale_with.empty()) return {conclude(index, tensor_scale_of(all.range))};
+  if (!std::ranges::all_of(tensor.scale_with, [&](std::size_t other) { return has_all_tiles(other); })) return {};
+  WeightRange range;
+  for (const std::size_t other : tensor.scale_with) range.add(tensors_[other].range);
+  std::vector<DecidedTensor> decided;
+  for (const std::size_t other : tensor.scale_with) decided.push_back(conclude(other, tensor_scale_of(range)));
+  return decided;
+}
+
+DecidedTensor DecisionBoard::conclude(std::size_t tensor, float tensor_scale) {
+  FirstPasses& all = tensors_[tensor];
+  DecidedTensor decided{tensor, decide(layout_.quantized()[tensor], all, tensor_scale)};
+  const std::int64_t tiles = all.tiles;
+  all = FirstPasses();
+  all.tiles = tiles;
+  return decided;
+}
+
+float tensor_scale_of(const WeightRange& range) noexcept {
+  return tensor_scale_of(std::max(std::abs(range.lo), std::abs(range.hi)));
+}
+
+TensorDecision decide(const QuantizedTensor& tensor, FirstPasses& all, float tensor_scale) {
   TensorDecision decision;
+  if (tensor.wants_tensor_scale()) decision.tensor_scale = tensor_scale;
   if (!tensor.spec.channel_wise) {
     decision.grid = start_grid(all.range, tensor.spec.width, tensor.spec.round_zero);
     return decision;
@@ -102,6 +136,7 @@ TensorDecision decide(const QuantizedTensor& tensor, FirstPasses& all) {
         column_importance(*all.columns, tensor.rows, {.power = tensor.spec.importance_power}));
     return decision;
   }
+  if (tensor.wants_tensor_scale()) return decision;
   EarlyStop stop;
   for (const ExactSum& sum : all.step_abs) {
     ++decision.steps;

@@ -43,7 +43,8 @@ struct LayerTensors {
   };
   TensorShape codes;
   std::optional<TensorShape> scale, zero;
-  std::vector<Constant> constants;  ///< Known without reading any weight.
+  std::optional<TensorShape> tensor_scale;  ///< One F32, where all scales are over it.
+  std::vector<Constant> constants;          ///< Known without reading any weight.
 };
 
 /// Contents of text files beside a checkpoint, by name.

@@ -21,17 +21,6 @@ constexpr std::array<std::string_view, 2> kMixtral = {"w1", "w3"};
 constexpr std::array<std::string_view, 2> kLatent = {"q_a_proj", "kv_a_proj_with_mqa"};
 constexpr std::array<std::span<const std::string_view>, 4> kFused = {kAttention, kGated, kMixtral, kLatent};
 
-/// "model.layers.0.mlp" and the number of the fused layer in it, for a part of one.
-std::string fused_layer_of(std::string_view module) {
-  const std::size_t dot = module.rfind('.');
-  if (dot == std::string_view::npos) return {};
-  const std::string_view last = module.substr(dot + 1);
-  for (std::size_t i = 0; i < kFused.size(); ++i) {
-    if (std::ranges::find(kFused[i], last) != kFused[i].end()) return fmt::format("{}#{}", module.substr(0, dot), i);
-  }
-  return {};
-}
-
 /// Kept for what nobody asked for: then the others go along.
 bool cannot_be_quantized(const Decision& decision) {
   return decision.keep == KeepReason::kShape || decision.keep == KeepReason::kNonfinite;
@@ -57,6 +46,17 @@ void settle(const Checkpoint& checkpoint, std::span<Decision* const> parts) {
 }
 
 }  // namespace
+
+// "model.layers.0.mlp" and the number of the fused layer in it, for a part of one.
+std::string fused_layer_of(std::string_view module) {
+  const std::size_t dot = module.rfind('.');
+  if (dot == std::string_view::npos) return {};
+  const std::string_view last = module.substr(dot + 1);
+  for (std::size_t i = 0; i < kFused.size(); ++i) {
+    if (std::ranges::find(kFused[i], last) != kFused[i].end()) return fmt::format("{}#{}", module.substr(0, dot), i);
+  }
+  return {};
+}
 
 void settle_fused_parts(const Checkpoint& checkpoint, std::vector<Decision>& decisions) {
   std::map<std::string, std::vector<Decision*>> layers;

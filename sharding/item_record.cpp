@@ -10,6 +10,7 @@ void TensorDecision::write(WireWriter& out) const {
   out.put(grid.inverse_scale);
   out.put(grid.scale);
   out.put(grid.zero);
+  out.put(tensor_scale);
   out.put(static_cast<std::uint64_t>(importance ? importance->size() : 0));
   if (importance) {
     for (const float h : *importance) out.put(h);
@@ -23,6 +24,7 @@ TensorDecision TensorDecision::read(WireReader& in) {
   in.get(decision.grid.inverse_scale);
   in.get(decision.grid.scale);
   in.get(decision.grid.zero);
+  in.get(decision.tensor_scale);
   std::vector<float> importance(in.count(sizeof(float)));
   for (float& h : importance) in.get(h);
   if (!importance.empty()) decision.importance = std::make_shared<const std::vector<float>>(std::move(importance));

@@ -15,7 +15,8 @@ namespace halfquad {
 struct TensorDecision {
   int steps = 0;  ///< Steps whose zeros count (0 for rtn and per tensor).
   bool stopped_early = false;
-  FixedGrid grid;  ///< Per-tensor quantization.
+  FixedGrid grid;          ///< Per-tensor quantization.
+  float tensor_scale = 1;  ///< Where the tensor has one.
   /// One h for each column, where columns are weighed. Of a rank's records of a tensor only the first has it.
   std::shared_ptr<const std::vector<float>> importance = {};
 

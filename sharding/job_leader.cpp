@@ -26,12 +26,10 @@ class JobLeader::OwnShare final : public WorkShare {
   void finish() override { listener_.set({}); }
   [[nodiscard]] std::optional<ItemRange> next() override { return leader_.next_items(kSelf); }
   void add_first_passes(FirstPasses passes) override {
-    const std::size_t tensor = passes.tensor;
-    const std::optional<TensorDecision> decision = leader_.add_passes(kSelf, std::move(passes));
-    if (decision) listener_.tell(tensor, *decision);
+    for (const DecidedTensor& decided : leader_.add_passes(kSelf, std::move(passes))) tell(decided);
   }
   void done(ItemRecord record) override { leader_.add_record(record); }
-  void tell(std::size_t tensor, const TensorDecision& decision) { listener_.tell(tensor, decision); }
+  void tell(const DecidedTensor& decided) { listener_.tell(decided.tensor, decided.decision); }
 
  private:
   JobLeader& leader_;
@@ -71,7 +69,7 @@ RunResult JobLeader::run(const RankJob& job, bool resumed, ProgressCounters& pro
 
   const auto settled = hand_over_decisions(job, records);
   queue_ = std::make_unique<WorkQueue>(job.plan, communicator_.size(), job.schedule, ledger_->done());
-  board_ = std::make_unique<DecisionBoard>(job.layout);
+  board_ = std::make_unique<DecisionBoard>(job.layout, settled);
   contributors_.assign(job.layout.quantized().size(), {});
   run_pipelines(job,
                 {.rank = kSelf, .run = run_number_, .role = roles_[kSelf], .files = files.get(), .settled = settled},
@@ -137,31 +135,36 @@ std::optional<ItemRange> JobLeader::next_items(int rank) {
   return queue_->next(rank);
 }
 
-// Returns the decision to rank 0's own pipeline when it has waited for it; the others are sent theirs.
-std::optional<TensorDecision> JobLeader::add_passes(int rank, FirstPasses passes) {
+// Returns the decisions that rank 0's own pipeline has waited for; the others are sent theirs.
+std::vector<DecidedTensor> JobLeader::add_passes(int rank, FirstPasses passes) {
   const std::size_t tensor = passes.tensor;
-  std::vector<int> ranks;
-  std::optional<TensorDecision> decision;
+  std::vector<DecidedTensor> decided;
+  std::vector<std::vector<int>> ranks;  // that wait, for each of them
   {
     const std::lock_guard lock(mutex_);
-    decision = board_->add(std::move(passes));
+    decided = board_->add(std::move(passes));
     std::vector<int>& waiting = contributors_[tensor];
     if (std::find(waiting.begin(), waiting.end(), rank) == waiting.end()) waiting.push_back(rank);
-    if (!decision) return {};
-    ranks = std::exchange(waiting, {});
+    for (const DecidedTensor& one : decided) ranks.push_back(std::exchange(contributors_[one.tensor], {}));
   }
-  bool own = false;
-  for (const int waiting : ranks) {
-    if (waiting == kSelf) {
-      own = true;
-      continue;
+  std::vector<DecidedTensor> own;
+  for (std::size_t i = 0; i < decided.size(); ++i) {
+    for (const int waiting : ranks[i]) {
+      if (waiting == kSelf) {
+        own.push_back(decided[i]);
+      } else {
+        send_decision(waiting, decided[i]);
+      }
     }
-    WireWriter out;
-    out.put(static_cast<std::uint64_t>(tensor));
-    decision->write(out);
-    outbox_.post(message_to(waiting, Tag::kDecision, out));
   }
-  return own ? decision : std::nullopt;
+  return own;
+}
+
+void JobLeader::send_decision(int rank, const DecidedTensor& decided) {
+  WireWriter out;
+  out.put(static_cast<std::uint64_t>(decided.tensor));
+  decided.decision.write(out);
+  outbox_.post(message_to(rank, Tag::kDecision, out));
 }
 
 void JobLeader::add_record(const ItemRecord& record) {
@@ -205,10 +208,9 @@ void JobLeader::handle(Message& message) {
   } else if (tag == Tag::kWant) {
     answer_want(rank);
   } else if (tag == Tag::kPasses) {
-    FirstPasses passes = FirstPasses::read(in);
-    const std::size_t tensor = passes.tensor;
-    const std::optional<TensorDecision> decision = add_passes(rank, std::move(passes));
-    if (decision && own_share_ != nullptr) own_share_->tell(tensor, *decision);
+    for (const DecidedTensor& decided : add_passes(rank, FirstPasses::read(in))) {
+      if (own_share_ != nullptr) own_share_->tell(decided);
+    }
   } else if (tag == Tag::kRecords) {
     for (const ItemRecord& record : read_records(in)) add_record(record);
   } else if (tag == Tag::kProgress) {

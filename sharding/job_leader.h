@@ -108,7 +108,8 @@ class JobLeader {
   void work_along(LocalRun& local, const ProgressCounters& own, ProgressCounters& shown);
 
   [[nodiscard]] std::optional<ItemRange> next_items(int rank);
-  [[nodiscard]] std::optional<TensorDecision> add_passes(int rank, FirstPasses passes);
+  [[nodiscard]] std::vector<DecidedTensor> add_passes(int rank, FirstPasses passes);
+  void send_decision(int rank, const DecidedTensor& decided);
   void add_record(const ItemRecord& record);
   void handle(Message& message);
   [[nodiscard]] bool took_answer(Tag tag, int rank, WireReader in);

@@ -75,6 +75,8 @@ void OutputCatalog::add_layer(const Format& format, std::size_t source, const So
   layer.codes = add_part(OutputTensor::Kind::kCodes, tensors.codes, layer.tiles.code_blocks());
   layer.scale = add_part(OutputTensor::Kind::kScale, tensors.scale, layer.tiles.scale_blocks(stored_bytes));
   layer.zero = add_part(OutputTensor::Kind::kZero, tensors.zero, layer.tiles.zero_blocks(stored_bytes));
+  constexpr std::uint64_t kBytes = sizeof(float);
+  layer.tensor_scale = add_part(OutputTensor::Kind::kTensorScale, tensors.tensor_scale, {kBytes, kBytes, kBytes});
   for (LayerTensors::Constant& constant : tensors.constants) {
     add_constant(std::move(constant.tensor), std::move(constant.bytes));
   }

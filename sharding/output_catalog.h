@@ -20,7 +20,7 @@ namespace halfquad {
 
 /// What one tensor of the output file holds.
 struct OutputTensor {
-  enum class Kind : std::uint8_t { kCopy, kConvert, kConstant, kCodes, kScale, kZero };
+  enum class Kind : std::uint8_t { kCopy, kConvert, kConstant, kCodes, kScale, kZero, kTensorScale };
   Kind kind = Kind::kCopy;
   /// kCopy: index into Checkpoint::tensors(), of the tensor where the bytes begin. They are those of the file, even
   /// where it is decoded for other uses.
@@ -42,10 +42,14 @@ struct QuantizedTensor {
   std::int64_t rows = 0, cols = 0;
   TileGeometry tiles;
   /// Indices into OutputLayout::entries(). kNoEntry where the format has none.
-  std::size_t codes = 0, scale = kNoEntry, zero = kNoEntry;
+  std::size_t codes = 0, scale = kNoEntry, zero = kNoEntry, tensor_scale = kNoEntry;
   const RowPacker* packer = nullptr;  ///< Null: hqq's own layout.
   RowOrder order = {};                ///< Of its rows in the output.
   bool given = false;                 ///< Its source holds coded elements (coded_elements.h).
+  float given_tensor_scale = 1;       ///< Where it is given and has one.
+  /// The layers, itself among them, that engines merge and that so have one tensor scale: indices into
+  /// OutputLayout::quantized(). Empty where it is alone.
+  std::vector<std::size_t> scale_with = {};
 
   /// Whether hqq's early stop can come up.
   [[nodiscard]] bool optimizes() const noexcept { return spec.optimizes() && !given; }
@@ -55,6 +59,8 @@ struct QuantizedTensor {
     return !given && (packer != nullptr || (spec.solver == SolverKind::kAls && spec.channel_wise));
   }
   [[nodiscard]] bool weighs_columns() const noexcept { return spec.weighs_columns() && !given; }
+  /// Whether a tensor scale has to be found for it.
+  [[nodiscard]] bool wants_tensor_scale() const noexcept { return spec.has_tensor_scale() && !given; }
 };
 
 /// The tensors of an output before their place in the files is known.

@@ -11,6 +11,7 @@
 #include "io/json.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
+#include "sharding/fused_parts.h"
 
 namespace halfquad {
 namespace {
@@ -87,18 +88,39 @@ OutputLayout::OutputLayout(const Checkpoint& checkpoint, std::span<const Decisio
     place = arrange(catalog, kShardBytesOfManyTensors);
   }
   quantized_ = std::move(catalog.quantized_);
-  std::vector<std::size_t> given;
-  for (const Decision& decision : decisions) {
-    if (decision.given) given.push_back(decision.source);
-  }
-  std::ranges::sort(given);
   for (QuantizedTensor& tensor : quantized_) {
-    for (std::size_t* part : {&tensor.codes, &tensor.scale, &tensor.zero}) {
+    for (std::size_t* part : {&tensor.codes, &tensor.scale, &tensor.zero, &tensor.tensor_scale}) {
       if (*part != QuantizedTensor::kNoEntry) *part = place[*part];
     }
-    tensor.given = std::ranges::binary_search(given, tensor.source);
   }
+  take_given(decisions);
+  share_tensor_scales();
   make_images(inputs);
+}
+
+void OutputLayout::take_given(std::span<const Decision> decisions) {
+  std::map<std::size_t, float> given;  // tensor scales by source
+  for (const Decision& decision : decisions) {
+    if (decision.given) given.emplace(decision.source, decision.tensor_scale);
+  }
+  for (QuantizedTensor& tensor : quantized_) {
+    const auto found = given.find(tensor.source);
+    tensor.given = found != given.end();
+    if (tensor.given) tensor.given_tensor_scale = found->second;
+  }
+}
+
+/// Engines that merge layers have one tensor scale for what becomes of them.
+void OutputLayout::share_tensor_scales() {
+  std::map<std::string, std::vector<std::size_t>> merged;
+  for (std::size_t i = 0; i < quantized_.size(); ++i) {
+    if (!quantized_[i].wants_tensor_scale()) continue;
+    const std::string layer = fused_layer_of(quantized_[i].module);
+    if (!layer.empty()) merged[layer].push_back(i);
+  }
+  for (const auto& [layer, parts] : merged) {
+    for (const std::size_t part : parts) quantized_[part].scale_with = parts;
+  }
 }
 
 /// Returns the place of each catalog entry.

@@ -74,6 +74,8 @@ class OutputLayout {
  private:
   [[nodiscard]] std::vector<std::size_t> arrange(OutputCatalog& catalog, std::uint64_t max_shard_bytes);
   void append(TensorEntry entry, OutputTensor content);
+  void take_given(std::span<const Decision> decisions);
+  void share_tensor_scales();
   void make_images(const FormatInputs& inputs);
 
   const Format* format_;

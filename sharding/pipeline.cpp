@@ -216,11 +216,28 @@ void Pipeline::fetch_range(std::unique_lock<std::mutex>& lock) {
     ++state.first_passes_open;
     const std::int64_t count = tensor.tiles.tile_count();
     // Tiles need not come in order: their last one in the plan may be still under way when the last one comes.
-    if (++state.tiles_taken == count) state.last_item = i + static_cast<std::size_t>(count - 1 - item.index);
+    if (++state.tiles_taken == count) {
+      all_tiles_taken_locked(item.tensor, i + static_cast<std::size_t>(count - 1 - item.index));
+    }
     if (!state.undecided) ++undecided_;
     state.undecided = true;
   }
   changed_.notify_all();
+}
+
+void Pipeline::all_tiles_taken_locked(std::size_t tensor, std::size_t last_item) {
+  tensors_[tensor].last_own = last_item;
+  const std::vector<std::size_t>& together = in_.layout.quantized()[tensor].scale_with;
+  if (together.empty()) {
+    tensors_[tensor].last_item = last_item;
+    return;
+  }
+  std::size_t last = 0;
+  for (const std::size_t other : together) {
+    if (!tensors_[other].decision) last = std::max(last, tensors_[other].last_own);
+  }
+  if (last == TensorState::kUnknown) return;
+  for (const std::size_t other : together) tensors_[other].last_item = last;
 }
 
 Unit Pipeline::read(const NextRead& next) {

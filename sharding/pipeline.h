@@ -73,6 +73,7 @@ class Pipeline {
   };
   [[nodiscard]] std::optional<NextRead> next_read();
   void fetch_range(std::unique_lock<std::mutex>& lock);
+  void all_tiles_taken_locked(std::size_t tensor, std::size_t last_item);
   [[nodiscard]] bool may_fetch_locked() const;
   [[nodiscard]] bool room_for_ready_locked() const;
   [[nodiscard]] Unit read(const NextRead& next);
@@ -99,6 +100,7 @@ class Pipeline {
   [[nodiscard]] static bool devices_solve(const QuantizedTensor& tensor);
   void solve_on_device(DeviceSolver& device, int worker, std::span<Pass> passes);
   void solve_on_host(TileSolver& solver, Pass& pass);
+  void look_over(TileSolver& solver, Pass& pass);
   [[nodiscard]] bool nothing_to_solve(const Pass& pass) const;
   void end_pass(Pass pass, double seconds);
   void clear_nonfinite(Unit& unit, const QuantizedTensor& tensor);

@@ -92,10 +92,11 @@ Pipeline::Pass Pipeline::begin_pass(Unit unit) {
   unit.strips.resize(static_cast<std::size_t>(TileSolver::strip_count(tensor, item.index)));
   Pass pass;
   pass.job = {&tensor, item.index, in_.layout.stored(), tensor.spec.iters};
+  if (tensor.given) pass.job.tensor_scale = unit.record.decision.tensor_scale = tensor.given_tensor_scale;
   if (unit.phase == Unit::Phase::kFirst) {
     pass.found.tensor = item.tensor;
     pass.found.tiles = 1;
-    pass.solve = tensor.spec.channel_wise && !tensor.weighs_columns();
+    pass.solve = tensor.spec.channel_wise && !tensor.weighs_columns() && !tensor.wants_tensor_scale();
     if (tensor.weighs_columns()) pass.found.columns.emplace(tensor.cols);
     if (tensor.optimizes()) {
       pass.job.record = RecordErrors::kYes;
@@ -107,6 +108,7 @@ Pipeline::Pass Pipeline::begin_pass(Unit unit) {
     pass.job.iters = decision.steps;
     if (!tensor.spec.channel_wise) pass.job.grid = &decision.grid;
     if (tensor.weighs_columns()) pass.job.importance = decision.importance->data();
+    pass.job.tensor_scale = decision.tensor_scale;
     if (unit.phase == Unit::Phase::kFinish && tensor.optimizes()) pass.redo_after = decision.steps;
   }
   pass.unit = std::move(unit);
@@ -119,10 +121,10 @@ bool Pipeline::nothing_to_solve(const Pass& pass) const {
                                      [&](const StripResult& strip) { return strip.settled <= pass.redo_after; }));
 }
 
-// Devices know hqq's own layout and zeros of any value, and hqq's search for them.
+// Devices know hqq's own layout, codes that are whole steps and zeros of any value, and hqq's search for them.
 bool Pipeline::devices_solve(const QuantizedTensor& tensor) {
-  return tensor.packer == nullptr && tensor.spec.zeros == ZeroKind::kFloat && !tensor.given &&
-         tensor.spec.solver != SolverKind::kAls;
+  return tensor.packer == nullptr && tensor.spec.grid == FloatGrid::kNone && tensor.spec.zeros == ZeroKind::kFloat &&
+         !tensor.given && tensor.spec.solver != SolverKind::kAls;
 }
 
 // What the device cannot finish, for whatever reason, is left to the host, which knows how to say why.
@@ -164,15 +166,7 @@ void Pipeline::solve_on_device(DeviceSolver& device, int worker, std::span<Pass>
 void Pipeline::solve_on_host(TileSolver& solver, Pass& pass) {
   const QuantizedTensor& tensor = *pass.job.tensor;
   Unit& unit = pass.unit;
-  if (pass.found.columns)
-    return TileSolver::add_columns(tensor, pass.job.tile, unit.buffer.source(), *pass.found.columns);
-  if (!pass.solve) {
-    pass.found.range = solver.range(tensor, pass.job.tile, unit.buffer.source());
-    if (!pass.found.range.nonfinite) return;
-    clear_nonfinite(unit, tensor);
-    pass.found.range = solver.range(tensor, pass.job.tile, unit.buffer.source());
-    return;
-  }
+  if (!pass.solve) return look_over(solver, pass);
   const auto count = static_cast<std::int64_t>(unit.strips.size());
   while (true) {
     bool finite = true;
@@ -188,6 +182,20 @@ void Pipeline::solve_on_host(TileSolver& solver, Pass& pass) {
     clear_nonfinite(unit, tensor);
     for (ExactSum& sum : pass.found.step_abs) sum = ExactSum();
   }
+}
+
+// What has to be known of the whole tensor before it can be solved.
+void Pipeline::look_over(TileSolver& solver, Pass& pass) {
+  const QuantizedTensor& tensor = *pass.job.tensor;
+  const TileSource& source = pass.unit.buffer.source();
+  if (tensor.wants_tensor_scale() || !tensor.spec.channel_wise) {
+    pass.found.range = solver.range(tensor, pass.job.tile, source);
+    if (pass.found.range.nonfinite) {
+      clear_nonfinite(pass.unit, tensor);
+      pass.found.range = solver.range(tensor, pass.job.tile, source);
+    }
+  }
+  if (pass.found.columns) TileSolver::add_columns(tensor, pass.job.tile, source, *pass.found.columns);
 }
 
 // Off to the writers, or held until the tensor is decided.
@@ -267,8 +275,9 @@ void Pipeline::first_pass_done(Unit unit, FirstPasses passes) {
   changed_.notify_all();
   if (told.tiles == 0) return;
   const QuantizedTensor& whole = in_.layout.quantized()[tensor];
-  if (whole.weighs_columns() && told.tiles == whole.tiles.tile_count()) {
-    decided(tensor, decide(whole, told));  // nobody else has a part in it, and much would be sent
+  if (whole.weighs_columns() && whole.scale_with.empty() && told.tiles == whole.tiles.tile_count()) {
+    // Nobody else has a part in it, and much would be sent.
+    decided(tensor, decide(whole, told, tensor_scale_of(told.range)));
   } else {
     in_.share.add_first_passes(std::move(told));
   }

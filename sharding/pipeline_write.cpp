@@ -109,11 +109,14 @@ void Pipeline::write_tile(Unit& unit) {
   const std::int64_t stored_bytes = bytes_of(in_.layout.stored());
   add_all(tensor.scale, tensor.tiles.scale_ranges(item.index, stored_bytes), output.scale);
   add_all(tensor.zero, tensor.tiles.zero_ranges(item.index, stored_bytes), output.zero);
+  // What there is once for a tensor goes with its first tile.
+  if (tensor.tensor_scale != QuantizedTensor::kNoEntry && item.index == 0) {
+    pieces.push_back({tensor.tensor_scale, 0, std::as_bytes(std::span(&unit.record.decision.tensor_scale, 1))});
+  }
   if (tensor.spec.channel_wise || item.index != 0) {
     put(unit.record, pieces);
     return;
   }
-  // The one scale and zero of a tensor that is quantized as a whole: with its first tile.
   const auto grid = grid_bytes(tensor, unit.record.decision.grid);
   const auto bytes = static_cast<std::size_t>(bytes_of(in_.layout.stored()));
   pieces.push_back({tensor.scale, 0, std::span(grid[0]).first(bytes)});

@@ -65,6 +65,7 @@ std::optional<std::string_view> set_key(SpecOverride& spec, std::string_view key
   const auto verdict = [](bool ok, std::string_view wanted) { return ok ? std::string_view() : wanted; };
   if (key == "bits") {
     spec.super_blocks = false;  // whatever type a wider rule gave
+    spec.grid = FloatGrid::kNone;
     spec.zeros = ZeroKind::kFloat;
     return verdict(store(spec.width, code_width_from_name(value)), "one of 8 6 5 4 3 2 1.58 1");
   }
@@ -209,6 +210,7 @@ void SpecOverride::apply_to(QuantSpec& spec) const {
   spec.channel_wise = channel_wise.value_or(spec.channel_wise);
   spec.zeros = zeros.value_or(spec.zeros);
   spec.super_blocks = super_blocks.value_or(spec.super_blocks);
+  spec.grid = grid.value_or(spec.grid);
 }
 
 Rule parse_rule(std::string_view text) {

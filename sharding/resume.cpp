@@ -66,6 +66,7 @@ std::string specs_digest(const OutputLayout& layout) {
     out.put(tensor.given);
     out.put(spec.zeros);
     out.put(spec.super_blocks);
+    out.put(spec.grid);
     out.put(spec.starts);
     out.put(spec.rounds);
     out.put(spec.importance);

@@ -16,6 +16,7 @@ struct RowShape {
   QuantSpec spec;
   std::int64_t rows = 0, cols = 0;
   DType stored = DType::kF16;  ///< Of its scales.
+  float tensor_scale = 1;      ///< Where its scales are over one of the tensor's.
 
   [[nodiscard]] std::int64_t group_elems() const noexcept { return spec.group_size == 0 ? cols : spec.group_size; }
   [[nodiscard]] std::int64_t groups_per_row() const noexcept { return cols / group_elems(); }

@@ -72,6 +72,7 @@ void merge(SpecOverride& into, const SpecOverride& from) {
   take(into.channel_wise, from.channel_wise);
   take(into.zeros, from.zeros);
   take(into.super_blocks, from.super_blocks);
+  take(into.grid, from.grid);
 }
 
 std::string model_type_of(const Checkpoint& checkpoint) {
@@ -191,6 +192,7 @@ class Decider {
   /// Halves the group size until it fits. False, with the spec as it was, when none does.
   bool takes_smaller_groups(const SourceTensor& tensor, Decision& decision) const {
     QuantSpec smaller = decision.spec;
+    if (smaller.grid != FloatGrid::kNone) return false;
     while (smaller.group_size > 8 && smaller.group_size % 2 == 0) {
       smaller.group_size /= 2;
       if (format_.why_not(smaller, tensor.shape[0], tensor.shape[1])) continue;

@@ -28,6 +28,7 @@ struct SpecOverride {
   std::optional<bool> channel_wise;
   std::optional<ZeroKind> zeros;
   std::optional<bool> super_blocks;
+  std::optional<FloatGrid> grid;
   std::optional<bool> keep;  ///< true: leave the tensor unquantized.
 
   void apply_to(QuantSpec& spec) const;
@@ -80,9 +81,10 @@ enum class KeepReason : std::uint8_t {
 struct Decision {
   std::size_t source = 0;  ///< Index into Checkpoint::tensors().
   KeepReason keep = KeepReason::kNone;
-  QuantSpec spec;      ///< Meaningful when keep is kNone.
-  std::string why;     ///< For kSkipped the pattern, for kShape the sentence.
-  bool given = false;  ///< Quantized already: the tensor holds coded elements (coded_elements.h).
+  QuantSpec spec;          ///< Meaningful when keep is kNone.
+  std::string why;         ///< For kSkipped the pattern, for kShape the sentence.
+  bool given = false;      ///< Quantized already: the tensor holds coded elements (coded_elements.h).
+  float tensor_scale = 1;  ///< Of a given tensor that has one.
 
   [[nodiscard]] bool quantize() const noexcept { return keep == KeepReason::kNone; }
 };

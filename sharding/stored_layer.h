@@ -28,8 +28,9 @@ struct StoredLayer {
   std::size_t codes = 0, scale = kNoTensor, zero = kNoTensor;
   const RowPacker* packer = nullptr;      ///< Null: hqq's own layout.
   std::vector<std::size_t> tensors = {};  ///< All that belong to it.
+  float tensor_scale = 1;                 ///< Where all scales are over one of the tensor's.
 
-  [[nodiscard]] RowShape shape() const { return {spec, rows, cols, stored}; }
+  [[nodiscard]] RowShape shape() const { return {spec, rows, cols, stored, tensor_scale}; }
 };
 
 /// Reads tensors of a few bytes; every file is opened once.

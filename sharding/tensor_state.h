@@ -31,17 +31,20 @@ struct Unit {
 
 /// What one pipeline knows of a quantized tensor while its tiles are in flight. Guarded by the pipeline's mutex.
 ///
-/// Three kinds of tensor cannot be written tile by tile, since something is known only when the last tile was seen:
-/// hqq's early stop (a step at which the tensor's mean error no longer falls), per-tensor quantization (the range), and
-/// solvers that weigh columns (what all of a column's weights are like). Their tiles are held after the first pass
-/// while memory lasts; deciding the tensor then costs only the strips whose zeros still moved after the stop step. A
-/// tile that is given up for memory is written ahead, as if all steps counted, and is read again only if the stop step
-/// changes it; the other kinds have nothing to write yet.
+/// Four kinds of tensor cannot be written tile by tile, since something is known only when the last tile was seen:
+/// hqq's early stop (a step at which the tensor's mean error no longer falls), per-tensor quantization (the range),
+/// scales over one of the tensor's (the range, of several tensors where they share it), and solvers that weigh columns
+/// (what all of a column's weights are like). Their tiles are held after the first pass while memory lasts; deciding
+/// the tensor then costs only the strips whose zeros still moved after the stop step. A tile that is given up for
+/// memory is written ahead, as if all steps counted, and is read again only if the stop step changes it; the other
+/// kinds have nothing to write yet.
 struct TensorState {
   std::int64_t tiles_taken = 0;        ///< Tiles this pipeline was given.
   std::int64_t first_passes_open = 0;  ///< Of these: first pass not done.
-  /// Plan position of its last tile once all tiles are this pipeline's own; until then its decision may depend on
-  /// somebody else.
+  /// Plan position of its last tile once all tiles are this pipeline's own.
+  std::size_t last_own = kUnknown;
+  /// The same, or that of the last tile of all tensors that share its tensor scale; until it is known its decision may
+  /// depend on somebody else.
   std::size_t last_item = kUnknown;
   static constexpr std::size_t kUnknown = static_cast<std::size_t>(-1);
   FirstPasses passes;            ///< First passes done and not yet told.
@@ -59,7 +62,7 @@ struct TensorState {
 
   /// Whether tiles wait for a decision.
   [[nodiscard]] static bool waits(const QuantizedTensor& tensor) noexcept {
-    return tensor.optimizes() || tensor.weighs_columns() || !tensor.spec.channel_wise;
+    return tensor.optimizes() || tensor.weighs_columns() || tensor.wants_tensor_scale() || !tensor.spec.channel_wise;
   }
 };
 

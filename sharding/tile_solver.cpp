@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "kernels/decode.h"
+#include "kernels/float_grid.h"
 #include "kernels/pack.h"
 #include "runtime/check.h"
 #include "runtime/checked.h"
@@ -63,6 +64,11 @@ ColumnWeights column_weights(const TileSolver::Job& job, std::int64_t first) {
   throw Error(ErrorCode::kBadInput,
               fmt::format("layer {}: a {} does not fit {}; use --scale-dtype f32, or leave the layer out with --skip",
                           quoted(job.tensor->module), what, name_of(job.stored)));
+}
+
+const FloatGridSearcher& float_searcher() {
+  static const std::unique_ptr<FloatGridSearcher> kSearcher = make_float_searcher();
+  return *kSearcher;
 }
 
 }  // namespace
@@ -169,8 +175,12 @@ bool TileSolver::solve_whole_rows(const Job& job, std::int64_t begin, std::int64
       source.slabs[0] + begin * elems * bytes_of(source.dtype),         source.dtype, groups, elems, elems, 1,
       column_weights(job, (tiles.tile_begin(job.tile) + begin) * elems)};
   const SolveTarget target{codes_.data(), elems, 1, nullptr, nullptr};
-  if (!solve_block(job, block, target, stats)) return false;
-  if (tensor.encodes_stored() && !encode_stored(job, block, target, stats)) return false;
+  if (tensor.spec.grid != FloatGrid::kNone) {
+    if (!search_floats(job, block, stats)) return false;
+  } else {
+    if (!solve_block(job, block, target, stats)) return false;
+    if (tensor.encodes_stored() && !encode_stored(job, block, target, stats)) return false;
+  }
 
   const std::int64_t tile_row = tiles.first_row(job.tile);
   const std::int64_t row = tile_row + begin / tiles.groups_per_row();
@@ -181,7 +191,7 @@ bool TileSolver::solve_whole_rows(const Job& job, std::int64_t begin, std::int64
   const RowCuts& cuts = tiles.cuts();
   if (tensor.order.kind != RowOrder::Kind::kSame) return pack_reordered(job, begin, end, output);
   tensor.packer->pack(
-      {tensor.spec, tensor.rows, tensor.cols, job.stored},
+      {tensor.spec, tensor.rows, tensor.cols, job.stored, job.tensor_scale},
       {groups / tiles.groups_per_row(), codes_.data(), grid_.scale.data(), grid_.second.data()},
       {place(cuts.codes, output.codes), place(cuts.scale, output.scale), place(cuts.zero, output.zero)});
   return true;
@@ -214,6 +224,47 @@ bool TileSolver::search_super_blocks(const Job& job, std::int64_t begin, std::in
   return true;
 }
 
+// Whole rows on a floating-point grid, whose codes and scales are searched together.
+bool TileSolver::search_floats(const Job& job, const GroupBlock& block, SolveStats& stats) {
+  const QuantizedTensor& tensor = *job.tensor;
+  grid_.scale.resize(static_cast<std::size_t>(block.groups));
+  grid_.second.assign(grid_.scale.size(), static_cast<float>(kFloatCodeZero));
+  if (tensor.given) {
+    take_floats(job, block, stats);
+    return true;
+  }
+  const std::int64_t count = block.groups * block.group_elems;
+  if (find_nonfinite(block.data, block.dtype, count)) return false;
+  weights_.resize(static_cast<std::size_t>(count));
+  decode_to_f32(block.data, block.dtype, count, weights_.data());
+  float_searcher().run({.grid = tensor.spec.grid,
+                        .tensor_scale = job.tensor_scale,
+                        .weights = weights_.data(),
+                        .groups = block.groups,
+                        .importance = job.importance,
+                        .cols = tensor.cols},
+                       tensor.spec.solver == SolverKind::kRtn ? ScaleSearch::kLargest : ScaleSearch::kBest,
+                       {codes_.data(), grid_.scale.data()});
+  const GroupBlock weights{reinterpret_cast<const std::byte*>(weights_.data()),
+                           DType::kF32,
+                           block.groups,
+                           block.group_elems,
+                           block.group_elems,
+                           1};
+  solver_->measure(weights, codes_.data(), grid_.scale.data(), grid_.second.data(), stats.final_error);
+  return true;
+}
+
+// Groups that come with codes and scales of the same grid.
+void TileSolver::take_floats(const Job& job, const GroupBlock& block, SolveStats& stats) {
+  given_.assign(block, block.group_elems, 1);
+  HALFQUAD_REQUIRE(given_.finite, kBadInput,
+                   fmt::format("layer {}: its scales make a NaN or an infinity", quoted(job.tensor->module)));
+  codes_ = given_.codes;
+  grid_.scale = given_.scale;
+  solver_->measure(given_.block(), codes_.data(), grid_.scale.data(), grid_.second.data(), stats.final_error);
+}
+
 // Rows one by one, each to its place. Such layers lie in one tensor whose rows are units of their own.
 bool TileSolver::pack_reordered(const Job& job, std::int64_t begin, std::int64_t end, const TileOutput& output) const {
   const QuantizedTensor& tensor = *job.tensor;
@@ -223,7 +274,7 @@ bool TileSolver::pack_reordered(const Job& job, std::int64_t begin, std::int64_t
   for (std::int64_t row = 0; row < (end - begin) / per_row; ++row) {
     const std::int64_t to = tensor.order.output_row(tile_row + begin / per_row + row);
     tensor.packer->pack(
-        {tensor.spec, tensor.rows, tensor.cols, job.stored},
+        {tensor.spec, tensor.rows, tensor.cols, job.stored, job.tensor_scale},
         {1, codes_.data() + row * tensor.cols, grid_.scale.data() + row * per_row, grid_.second.data() + row * per_row},
         {{output.codes + (cut.offset_of(to) - cut.offset_of(tile_row)), cut.unit_bytes}, {}, {}});
   }

@@ -52,6 +52,7 @@ class TileSolver {
     RecordErrors record = RecordErrors::kNo;
     const FixedGrid* grid = nullptr;    ///< Per-tensor quantization: encode on this grid instead of solving.
     const float* importance = nullptr;  ///< Where columns are weighed: one for each.
+    float tensor_scale = 1;             ///< Where the tensor has one.
   };
 
   /// Solves strip number `strip` into its place in `output`. Adds to `step_abs` when job.record says so.
@@ -76,6 +77,8 @@ class TileSolver {
                                       const TileOutput& output, SolveStats& stats);
   [[nodiscard]] bool search_super_blocks(const Job& job, std::int64_t begin, std::int64_t end, const TileSource& source,
                                          const TileOutput& output, SolveStats& stats);
+  [[nodiscard]] bool search_floats(const Job& job, const GroupBlock& block, SolveStats& stats);
+  void take_floats(const Job& job, const GroupBlock& block, SolveStats& stats);
   [[nodiscard]] bool pack_reordered(const Job& job, std::int64_t begin, std::int64_t end,
                                     const TileOutput& output) const;
   [[nodiscard]] bool encode_stored(const Job& job, const GroupBlock& block, const SolveTarget& target,
@@ -89,7 +92,7 @@ class TileSolver {
   std::unique_ptr<Solver> solver_;
   std::vector<std::uint8_t> codes_;  // of one strip, slab after slab
   std::vector<float> scale_, zero_;
-  std::vector<float> weights_;  // of a strip of super-blocks
+  std::vector<float> weights_;  // of a strip of super-blocks, or on a floating-point grid
   StoredGrid grid_;
   GivenGroups given_;
 };

@@ -420,7 +420,7 @@ void Verifier::measure_tile(const MeasuredTile& item, Solver& solver, std::span<
   progress_.source_bytes_done += weights.size();
 
   bool too_large = false;
-  const auto largest_code = static_cast<float>(qmax(layer.spec.width));
+  const auto largest_code = static_cast<float>(layer.spec.largest_code());
   for (std::int64_t g = 0; g < tile.groups; ++g) {
     if (!((largest_code + std::abs(tile.zero[g])) * std::abs(tile.scale[g]) < kLargestWeight)) too_large = true;
   }

@@ -1,16 +1,20 @@
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "kernels/float_grid.h"
 #include "kernels/row_pack.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
+#include "sharding/formats/float_rows.h"
 #include "sharding/formats/registry.h"
 #include "sharding/formats/row_format.h"
 #include "sharding/formats/word_rows.h"
@@ -25,6 +29,7 @@ namespace json = boost::json;
 constexpr std::array kWidths = {CodeWidth::k2, CodeWidth::k3, CodeWidth::k4,
                                 CodeWidth::k5, CodeWidth::k6, CodeWidth::k8};
 constexpr std::array<std::int64_t, 4> kGroups = {16, 32, 64, 128};
+constexpr std::array kGrids = {FloatGrid::kNvfp4, FloatGrid::kMxfp4};
 constexpr std::string_view kMethod = "compressed-tensors";
 
 std::string little_endian(std::int64_t first, std::int64_t second) {
@@ -37,15 +42,22 @@ std::string little_endian(std::int64_t first, std::int64_t second) {
   return bytes;
 }
 
+/// The library's name of how layers of this spec are stored.
+std::string_view compression_of(const QuantSpec& spec) {
+  if (spec.grid == FloatGrid::kNone) return "pack-quantized";
+  return spec.grid == FloatGrid::kNvfp4 ? "nvfp4-pack-quantized" : "mxfp4-pack-quantized";
+}
+
 json::object weights_of(const QuantSpec& spec) {
-  json::object weights{
-      {"num_bits", whole_bits(spec.width)}, {"type", "int"}, {"symmetric", spec.zeros == ZeroKind::kSymmetric}};
+  json::object weights{{"num_bits", whole_bits(spec.width)},
+                       {"type", spec.grid == FloatGrid::kNone ? "int" : "float"},
+                       {"symmetric", spec.zeros == ZeroKind::kSymmetric}};
   if (spec.group_size == 0) {
     weights["group_size"] = nullptr;
     weights["strategy"] = "channel";
   } else {
     weights["group_size"] = spec.group_size;
-    weights["strategy"] = "group";
+    weights["strategy"] = spec.has_tensor_scale() ? "tensor_group" : "group";
   }
   weights["dynamic"] = false;
   weights["actorder"] = nullptr;
@@ -58,11 +70,34 @@ json::object group_of(const QuantSpec& spec, json::array targets) {
   return {{"targets", std::move(targets)},
           {"input_activations", nullptr},
           {"output_activations", nullptr},
-          {"format", "pack-quantized"},
+          {"format", compression_of(spec)},
           {"weights", weights_of(spec)}};
 }
 
-/// compressed-tensors "pack-quantized": the door into vLLM.
+/// Of whole numbers in words, and of floating-point numbers in nibbles.
+class CompressedRows final : public RowPacker {
+ public:
+  [[nodiscard]] GridForm form(const QuantSpec& spec) const noexcept override { return of(spec).form(spec); }
+  [[nodiscard]] RowCuts cuts(const RowShape& shape) const noexcept override { return of(shape.spec).cuts(shape); }
+  [[nodiscard]] std::int64_t least_tile_rows() const noexcept override { return words_.least_tile_rows(); }
+  void pack(const RowShape& shape, const StoredRows& rows, const RowPlaces<std::byte>& out) const override {
+    of(shape.spec).pack(shape, rows, out);
+  }
+  void unpack(const RowShape& shape, const RowPlaces<const std::byte>& in, const LoadedRows& rows) const override {
+    of(shape.spec).unpack(shape, in, rows);
+  }
+
+ private:
+  [[nodiscard]] const RowPacker& of(const QuantSpec& spec) const noexcept {
+    if (spec.grid == FloatGrid::kNone) return words_;
+    return floats_;
+  }
+
+  WordRows words_{{WordLayout::kRows, WordLayout::kColumnsDown, false, {}}};
+  FloatRows floats_;
+};
+
+/// compressed-tensors, whole numbers ("pack-quantized") and floating-point ones: the door into vLLM.
 class CompressedTensorsFormat final : public Format {
  public:
   [[nodiscard]] std::string_view name() const noexcept override { return kMethod; }
@@ -71,7 +106,8 @@ class CompressedTensorsFormat final : public Format {
 
   [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                    std::int64_t cols) const override {
-    return why_not_rows(name(), {kWidths, kGroups, /*whole_rows=*/true}, spec, rows, cols);
+    return why_not_rows(name(), {kWidths, kGroups, /*whole_rows=*/true, /*super_blocks=*/false, kGrids}, spec, rows,
+                        cols);
   }
 
   void settle(const Checkpoint& checkpoint, std::vector<Decision>& decisions) const override {
@@ -85,6 +121,12 @@ class CompressedTensorsFormat final : public Format {
     const int bits = whole_bits(spec.width);
     const auto named = [&](std::string_view key) { return fmt::format("{}.{}", module, key); };
     LayerTensors tensors;
+    if (spec.grid != FloatGrid::kNone) {
+      tensors.codes = {named("weight_packed"), DType::kU8, {rows, cols / 2}};
+      tensors.scale = {named("weight_scale"), scale_dtype(spec.grid), {rows, shape.groups_per_row()}};
+      if (spec.has_tensor_scale()) tensors.tensor_scale = {named("weight_global_scale"), DType::kF32, {1}};
+      return tensors;
+    }
     tensors.codes = {named("weight_packed"), DType::kI32, {rows, bit_stream_words(cols, bits)}};
     tensors.scale = {named("weight_scale"), stored, {rows, shape.groups_per_row()}};
     if (spec.zeros != ZeroKind::kSymmetric) {
@@ -108,13 +150,15 @@ class CompressedTensorsFormat final : public Format {
       found->second.emplace_back(module_of(checkpoint.tensors()[decision.source].name));
     }
     json::object groups{{"group_0", group_of(usual, {"Linear"})}};
+    std::set<std::string_view> compressions{compression_of(usual)};
     for (auto& [spec, modules] : others) {
       groups[fmt::format("group_{}", groups.size())] = group_of(spec, std::move(modules));
+      compressions.insert(compression_of(spec));
     }
     json::array ignore;
     for (const std::string& module : unquantized_modules(checkpoint, decisions)) ignore.emplace_back(module);
     return config_with(checkpoint, {{"quant_method", kMethod},
-                                    {"format", "pack-quantized"},
+                                    {"format", compressions.size() > 1 ? "mixed-precision" : *compressions.begin()},
                                     {"quantization_status", "compressed"},
                                     {"global_compression_ratio", nullptr},
                                     {"kv_cache_scheme", nullptr},
@@ -130,7 +174,9 @@ class CompressedTensorsFormat final : public Format {
                                                 SmallTensorReader& reader) const override {
     std::vector<StoredLayer> layers;
     for (const std::string_view module : modules_with(checkpoint, kPacked)) {
-      layers.push_back(layer(checkpoint, reader, module));
+      const LayerTensorFinder finder(checkpoint, module);
+      const bool whole = finder.get("weight_packed").dtype != DType::kU8;
+      layers.push_back(whole ? layer(checkpoint, reader, module) : float_layer(checkpoint, reader, module));
     }
     return layers;
   }
@@ -165,7 +211,32 @@ class CompressedTensorsFormat final : public Format {
     return stored_row_layer(*this, checkpoint, module, spec, rows, cols, scale.dtype);
   }
 
-  WordRows packer_{{WordLayout::kRows, WordLayout::kColumnsDown, false, {}}};
+  /// Of floating-point codes: the scales' dtype says which.
+  [[nodiscard]] StoredLayer float_layer(const Checkpoint& checkpoint, SmallTensorReader& reader,
+                                        std::string_view module) const {
+    const LayerTensorFinder finder(checkpoint, module);
+    const SourceTensor& packed = finder.get("weight_packed");
+    const SourceTensor& scale = finder.get("weight_scale");
+    const auto* const grid = std::ranges::find(kGrids, scale.dtype, scale_dtype);
+    if (grid == kGrids.end()) finder.fail("weight_scale", "it is neither E4M3, for nvfp4, nor U8, for mxfp4");
+    if (packed.shape.size() != 2) finder.fail("weight_packed", "it is no matrix");
+    QuantSpec spec;
+    spec.solver = SolverKind::kAls;
+    spec.importance = Importance::kNone;  // for all that can be seen
+    spec.grid = *grid;
+    spec.group_size = group_size_of(*grid);
+    spec.zeros = ZeroKind::kSymmetric;
+    StoredLayer layer =
+        stored_row_layer(*this, checkpoint, module, spec, packed.shape[0], packed.shape[1] * 2, scale.dtype);
+    if (!spec.has_tensor_scale()) return layer;
+    std::memcpy(&layer.tensor_scale, reader.read(finder.get("weight_global_scale")).data(), sizeof(float));
+    if (!(layer.tensor_scale > 0) || !std::isfinite(layer.tensor_scale)) {
+      finder.fail("weight_global_scale", "it is not finite and positive");
+    }
+    return layer;
+  }
+
+  CompressedRows packer_;
 };
 
 }  // namespace

@@ -188,6 +188,7 @@ class GgufFormat final : public Format {
 
   void adapt(QuantSpec& spec, std::int64_t cols) const override {
     spec.round_zero = false;
+    if (spec.grid != FloatGrid::kNone) return;
     if (!spec.super_blocks) {
       if (spec.width == CodeWidth::k8) spec.zeros = ZeroKind::kSymmetric;  // Q8_0 is the only type of 8 bits
       return;

@@ -195,6 +195,9 @@ class Mixture {
 
 std::uint32_t file_type_named(std::string_view name) { return recipe_named(name).file_type; }
 
+/// llama.cpp has no mixture of this name, but a number for such files.
+constexpr std::uint32_t kMxfp4FileType = 38;
+
 }  // namespace
 
 std::map<std::string, GgmlTypeId, std::less<>> gguf_mixture(std::string_view mixture, std::span<const GgufKey> keys,
@@ -208,6 +211,7 @@ std::map<std::string, GgmlTypeId, std::less<>> gguf_mixture(std::string_view mix
 std::uint32_t gguf_file_type(std::span<const Decision> decisions) {
   const BlockType* most = block_type_of(most_frequent_spec(decisions));
   if (most == nullptr) return file_type_named("Q4_1");
+  if (most->id == Id::kMXFP4) return kMxfp4FileType;
   if (!most->super_blocks || most->id == Id::kQ6_K || most->id == Id::kQ2_K) return file_type_named(most->name());
   std::map<Id, std::size_t> counts;
   for (const Decision& decision : decisions) {

@@ -29,7 +29,7 @@ std::int64_t elements_of(const GgufTensor& tensor) {
 std::optional<QuantSpec> spec_of(const GgufTensor& tensor) {
   const auto type =
       std::ranges::find(block_types(), tensor.type, [](const BlockType& known) { return ggml_type(known.id).id; });
-  if (type == block_types().end() || elements_of(tensor) == 0) return std::nullopt;
+  if (type == block_types().end() || type->id == GgmlTypeId::kNVFP4 || elements_of(tensor) == 0) return std::nullopt;
   QuantSpec spec;
   type->apply_to(spec);
   return spec;

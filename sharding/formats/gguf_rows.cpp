@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "kernels/decode.h"
+#include "kernels/float_grid.h"
 #include "kernels/ggml_blocks.h"
 #include "kernels/ggml_k_quants.h"
 #include "sharding/block_type.h"
@@ -20,6 +21,7 @@ namespace {
 constexpr std::array kWidths = {CodeWidth::k1, CodeWidth::k1_58, CodeWidth::k2, CodeWidth::k3,
                                 CodeWidth::k4, CodeWidth::k5,    CodeWidth::k6, CodeWidth::k8};
 constexpr std::array<std::int64_t, 0> kAnyGroup = {};
+constexpr std::array kGrids = {FloatGrid::kMxfp4};
 
 constexpr std::array<std::pair<GgmlTypeId, GgmlBlock>, 5> kBlocks = {{{GgmlTypeId::kQ4_0, GgmlBlock::kQ4_0},
                                                                       {GgmlTypeId::kQ4_1, GgmlBlock::kQ4_1},
@@ -56,6 +58,7 @@ std::vector<std::uint16_t> halves(const float* values, std::int64_t count) {
 class GgufRowPacker final : public RowPacker {
  public:
   [[nodiscard]] GridForm form(const QuantSpec& spec) const noexcept override {
+    if (spec.grid != FloatGrid::kNone) return {GridForm::Second::kZero, 0};
     if (spec.super_blocks ? spec.zeros == ZeroKind::kFloat : has_minimum(block_of(spec)))
       return {GridForm::Second::kOffset, 0};
     return {GridForm::Second::kZero, 0};
@@ -69,6 +72,10 @@ class GgufRowPacker final : public RowPacker {
 
   void pack(const RowShape& shape, const StoredRows& rows, const RowPlaces<std::byte>& out) const override {
     const std::int64_t groups = rows.rows * shape.groups_per_row();
+    if (shape.spec.grid != FloatGrid::kNone) {
+      pack_ggml_mxfp4(rows.codes, rows.scale, groups, out.codes.data);
+      return;
+    }
     const GgmlBlock kind = block_of(shape.spec);
     const std::vector<std::uint16_t> d = halves(rows.scale, groups);
     const std::vector<std::uint16_t> m = has_minimum(kind) ? halves(rows.second, groups) : std::vector<std::uint16_t>();
@@ -88,6 +95,12 @@ class GgufRowPacker final : public RowPacker {
 
   void unpack(const RowShape& shape, const RowPlaces<const std::byte>& in, const LoadedRows& rows) const override {
     if (shape.spec.super_blocks) return unpack_super_blocks(shape, in, rows);
+    if (shape.spec.grid != FloatGrid::kNone) {
+      const std::int64_t groups = rows.rows * shape.groups_per_row();
+      unpack_ggml_mxfp4(in.codes.data, groups, rows.codes, rows.scale);
+      std::fill_n(rows.second, groups, static_cast<float>(kFloatCodeZero));
+      return;
+    }
     const std::int64_t elems = rows.rows * shape.cols;
     const GgmlBlock kind = block_of(shape.spec);
     const std::int64_t repeats = shape.group_elems() / kGgmlBlockElems;
@@ -127,8 +140,9 @@ const RowPacker& gguf_rows() noexcept {
 }
 
 std::optional<std::string> why_not_gguf_rows(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
-  const RowLimits limits{kWidths, kAnyGroup, /*whole_rows=*/true, /*super_blocks=*/true};
+  const RowLimits limits{kWidths, kAnyGroup, /*whole_rows=*/true, /*super_blocks=*/true, kGrids};
   if (auto reason = why_not_rows("gguf", limits, spec, rows, cols)) return reason;
+  if (spec.grid != FloatGrid::kNone) return std::nullopt;
   const std::int64_t group = spec.group_size == 0 ? cols : spec.group_size;
   if (spec.zeros == ZeroKind::kInteger) return "gguf has no whole zeros but symmetric ones";
   const BlockType* type = block_type_of(spec);

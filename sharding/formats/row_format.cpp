@@ -39,6 +39,13 @@ std::optional<std::string> why_not_rows(std::string_view format, const RowLimits
   if (spec.axis != 1) return fmt::format("{} keeps groups along rows: axis 1, not {}", format, spec.axis);
   if (!spec.channel_wise) return fmt::format("{} has no scale for a whole tensor", format);
   if (spec.super_blocks && !limits.super_blocks) return fmt::format("{} has no super-blocks", format);
+  if (spec.grid != FloatGrid::kNone) {
+    if (std::ranges::find(limits.grids, spec.grid) == limits.grids.end()) {
+      return fmt::format("{} has no {} codes", format, name_of(spec.grid));
+    }
+    if (cols % spec.group_size == 0) return std::nullopt;
+    return fmt::format("groups of {} do not divide rows of {} weights", spec.group_size, cols);
+  }
   if (std::ranges::find(limits.widths, spec.width) == limits.widths.end()) {
     return fmt::format("{} has no {}-bit codes", format, name_of(spec.width));
   }
@@ -187,6 +194,7 @@ StoredLayer stored_row_layer(const Format& format, const Checkpoint& checkpoint,
   layer.codes = require(finder, module, wanted.codes, layer);
   if (wanted.scale) layer.scale = require(finder, module, *wanted.scale, layer);
   if (wanted.zero) layer.zero = require(finder, module, *wanted.zero, layer);
+  if (wanted.tensor_scale) static_cast<void>(require(finder, module, *wanted.tensor_scale, layer));
   for (const LayerTensors::Constant& constant : wanted.constants) {
     static_cast<void>(require(finder, module, constant.tensor, layer));
   }

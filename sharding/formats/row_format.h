@@ -20,6 +20,7 @@ struct RowLimits {
   std::span<const std::int64_t> group_sizes;  ///< Empty: any.
   bool whole_rows = false;                    ///< Group size 0 as well.
   bool super_blocks = false;
+  std::span<const FloatGrid> grids = {};
 };
 /// Why `spec` does not fit a format of whole rows: "mlx has no 1-bit codes", "group size 64 does not divide rows of
 /// 100 weights".

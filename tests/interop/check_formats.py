@@ -17,13 +17,15 @@ from safetensors.torch import load_file
 CASES = {f"mlx-{bits}bit": ["--bits", bits] for bits in (2, 3, 4, 5, 6, 8)}
 CASES |= {f"compressed_tensors-{bits}bit": ["--bits", bits] for bits in (4, 8)}
 CASES |= {f"compressed_tensors-{bits}bit-symmetric": ["--bits", bits, "--symmetric"] for bits in (4, 8)}
+CASES |= {f"compressed_tensors-{kind}": ["--type", kind] for kind in ("nvfp4", "mxfp4")}
 CASES |= {"torchao-4bit": [], "awq-4bit": []}
 CASES |= {f"gptq-{bits}bit": ["--bits", bits] for bits in (2, 3, 4, 8)}
 CASES |= {f"gguf-{bits}bit": ["--bits", bits] for bits in (4, 5, 8)}
+CASES |= {"gguf-mxfp4": ["--type", "mxfp4"]}
 CASES |= {f"hdf5-{bits}bit": ["--bits", bits] for bits in (3, 4)}
 # Of the encoder only what does not need its forward pass, which most of these programs do not have.
-MINILM_CASES = ("mlx-4bit", "compressed_tensors-4bit", "compressed_tensors-8bit-symmetric", "torchao-4bit", "awq-4bit", "gptq-4bit", "hdf5-3bit")
-GGUF_TYPES = {"gguf-4bit": {"Q4_1"}, "gguf-5bit": {"Q5_1"}, "gguf-8bit": {"Q8_0"}}
+MINILM_CASES = ("mlx-4bit", "compressed_tensors-4bit", "compressed_tensors-8bit-symmetric", "compressed_tensors-nvfp4", "compressed_tensors-mxfp4", "torchao-4bit", "awq-4bit", "gptq-4bit", "hdf5-3bit")
+GGUF_TYPES = {"gguf-4bit": {"Q4_1"}, "gguf-5bit": {"Q5_1"}, "gguf-8bit": {"Q8_0"}, "gguf-mxfp4": {"MXFP4"}}
 # Of a model with rows that super-blocks divide, but for one kind.
 WIDE_CASES = {f"gguf-{mixture}": ["--mixture", mixture] for mixture in ("Q2_K", "Q3_K_L", "Q4_K_M", "Q5_K_M", "Q6_K")}
 GGUF_TYPES |= {"gguf-Q2_K": {"Q2_K", "Q3_K", "Q4_0", "Q6_K"}, "gguf-Q3_K_L": {"Q3_K", "Q5_K", "Q5_1", "Q6_K"},
@@ -87,12 +89,41 @@ def read_compressed_tensors(output):
     keys = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
     scheme = QuantizationScheme.model_validate(stored.config["quantization_config"]["config_groups"]["group_0"])
     assert isinstance(scheme.weights, QuantizationArgs)
+    if scheme.weights.type == "float":
+        return read_compressed_floats(stored, scheme)
     weights = {}
     for name in stored.modules:
         parts = {key: stored.part(name, key) for key in keys if f"{name}.{key}" in stored.tensors}
         parts["weight_scale"] = parts["weight_scale"].float()
         weights[name] = PackedQuantizationCompressor.decompress(parts, scheme)["weight"], 0.0
     return weights, stored.others(keys)
+
+
+def read_compressed_floats(stored, scheme):
+    """By the steps of the compressor's decompress(), which rounds to BF16 at the end, without that; and by itself."""
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.compressors.nvfp4 import unpack_fp4_from_uint8
+    from compressed_tensors.quantization.lifecycle.forward import dequantize
+
+    compressor = BaseCompressor.get_value_from_registry(scheme.format)
+    keys = compressor.compression_param_names(scheme) + (("weight_global_scale",) if scheme.weights.strategy == "tensor_group" else ())
+    weights, merged = {}, {}
+    for name in stored.modules:
+        parts = {key: stored.part(name, key) for key in dict.fromkeys(keys)}
+        rows, half = parts["weight_packed"].shape
+        codes = unpack_fp4_from_uint8(parts["weight_packed"], rows, 2 * half, dtype=torch.float32)
+        scale = compressor._decompress_scale(parts["weight_scale"], torch.float32)
+        weight = dequantize(x_q=codes, scale=scale, args=scheme.weights, global_scale=parts.get("weight_global_scale"), dtype=torch.float32)
+        if not torch.equal(compressor.decompress(parts, scheme)["weight"], weight.bfloat16()):
+            fail(f"{name}: decompress() gives other weights than its steps")
+        weights[name] = weight, 0.0
+        if "weight_global_scale" in parts:  # one for what engines merge
+            block, part = name.rsplit(".", 1)
+            layer = "qkv" if part in ("q_proj", "k_proj", "v_proj") else "gate_up" if part in ("gate_proj", "up_proj") else part
+            merged.setdefault(f"{block}.{layer}", set()).add(parts["weight_global_scale"].item())
+    if any(len(scales) > 1 for scales in merged.values()):
+        fail("layers that engines merge have different global scales")
+    return weights, stored.others(tuple(dict.fromkeys(keys)))
 
 
 def int4_kernel_weight(qdata, scale, zero_point, group_size):
@@ -285,8 +316,9 @@ def forward_mlx(output):
 def forward_compressed_tensors(output):
     from transformers import CompressedTensorsConfig
 
-    # transformers decompresses to the type of the scales, F16: 2^-11 of each weight.
-    return logits_of(output, quantization_config=CompressedTensorsConfig(run_compressed=False)), 3e-3
+    # transformers decompresses to the type of the scales, F16: 2^-11 of each weight; floating-point codes to BF16: 2^-9.
+    is_float = output.name.endswith("fp4")
+    return logits_of(output, quantization_config=CompressedTensorsConfig(run_compressed=False)), 1.2e-2 if is_float else 3e-3
 
 
 def forward_torchao(output):
@@ -387,7 +419,8 @@ def wide_model(tiny, folder):
 
 def check_case(halfquad, work, model, name, source, forward_too):
     output, dequantized = work / f"{model}-{name}", work / f"{model}-{name}-plain"
-    options = ["--format", format_of(name).replace("_", "-"), "--group-size", 32, *options_of(name)]
+    size = [] if "--type" in options_of(name) else ["--group-size", 32]  # which a type says
+    options = ["--format", format_of(name).replace("_", "-"), *size, *options_of(name)]
     run(halfquad, "quantize", source, output, *options, "--overwrite", "--progress", "none")
     run(halfquad, "verify", output, "--source", source)
     names = ["--source", source] if format_of(name) == "gguf" else []  # a GGUF file has its own

@@ -36,6 +36,8 @@ FORMATS = {  # with a group size that all have; what follows a colon tells two o
     "gptq": ["--bits", "8"],
     "gguf": [],
     "gguf:Q4_K_M": ["--mixture", "Q4_K_M"],
+    "compressed-tensors:nvfp4": ["--type", "nvfp4"],
+    "gguf:mxfp4": ["--type", "mxfp4"],
     "hdf5": ["--bits", "3"],
 }
 
@@ -77,8 +79,9 @@ class Jobs(unittest.TestCase):
 
     def quantize(self, form: str, out: Path, *more, ranks: int = 0, model=None) -> list:
         launch = [OPTIONS.mpiexec, "-n", ranks] if ranks else []
+        size = [] if "--type" in FORMATS[form] else ["--group-size", "32"]  # which a type says
         return [*launch, OPTIONS.halfquad, "quantize", model or self.model, out, "--format", form.partition(":")[0],
-                "--group-size", "32", *FORMATS[form], *QUIET, *more]
+                *size, *FORMATS[form], *QUIET, *more]
 
     def clear(self, out: Path):
         for path in (out, out.with_name(out.name + ".partial")):

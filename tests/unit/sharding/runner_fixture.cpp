@@ -33,13 +33,12 @@ class WholeShare final : public WorkShare {
   }
 
   void add_first_passes(FirstPasses passes) override {
-    const std::size_t tensor = passes.tensor;
-    std::optional<TensorDecision> decision;
+    std::vector<DecidedTensor> decided;
     {
       const std::lock_guard lock(mutex_);
-      decision = board_.add(std::move(passes));
+      decided = board_.add(std::move(passes));
     }
-    if (decision) listener_.tell(tensor, *decision);
+    for (const DecidedTensor& one : decided) listener_.tell(one.tensor, one.decision);
   }
 
   void done(ItemRecord record) override {
@@ -72,18 +71,29 @@ RunResult run_plan(FileSystem& fs, const Checkpoint& checkpoint, const OutputLay
   return result;
 }
 
+/// The layers with heavy_weights().
+std::vector<TestTensor> tensors_of(const std::vector<ModelLayer>& layers) {
+  std::vector<TestTensor> tensors;
+  for (const ModelLayer& layer : layers) {
+    const std::string name = layer.module + ".weight";
+    tensors.push_back(
+        {name, layer.dtype, {layer.rows, layer.cols}, heavy_weights(name, layer.dtype, layer.rows * layer.cols)});
+  }
+  return tensors;
+}
+
 }  // namespace
 
 RunnerModel::RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<TestTensor>& kept, DType stored,
                          std::uint64_t max_shard_bytes)
-    : fs_(make_posix_file_system()) {
-  for (const ModelLayer& layer : layers) {
-    const std::string name = layer.module + ".weight";
-    source_.push_back(
-        {name, layer.dtype, {layer.rows, layer.cols}, heavy_weights(name, layer.dtype, layer.rows * layer.cols)});
-  }
+    : fs_(make_posix_file_system()), source_(tensors_of(layers)) {
   source_.insert(source_.end(), kept.begin(), kept.end());
   write_and_open(layers, stored, max_shard_bytes);
+}
+
+RunnerModel::RunnerModel(const std::vector<ModelLayer>& layers, const Format& format)
+    : fs_(make_posix_file_system()), source_(tensors_of(layers)) {
+  write_and_open(layers, format.scale_dtypes().front(), OutputLayout::kOneFile, format);
 }
 
 RunnerModel::RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<std::string>& bytes, DType stored)
@@ -94,12 +104,13 @@ RunnerModel::RunnerModel(const std::vector<ModelLayer>& layers, const std::vecto
   write_and_open(layers, stored, OutputLayout::kOneFile);
 }
 
-void RunnerModel::write_and_open(const std::vector<ModelLayer>& layers, DType stored, std::uint64_t max_shard_bytes) {
+void RunnerModel::write_and_open(const std::vector<ModelLayer>& layers, DType stored, std::uint64_t max_shard_bytes,
+                                 const Format& format) {
   std::filesystem::create_directory(temp_.path() / "model");
   put_safetensors(source_path(), source_);
   checkpoint_ = std::make_unique<Checkpoint>(*fs_, source_path());
   const std::vector<Decision> decisions = decisions_for(*checkpoint_, layers);
-  layout_ = std::make_unique<OutputLayout>(*checkpoint_, decisions, stored, max_shard_bytes);
+  layout_ = std::make_unique<OutputLayout>(*checkpoint_, decisions, stored, max_shard_bytes, format);
   plan_ = make_plan(*checkpoint_, *layout_);
 }
 

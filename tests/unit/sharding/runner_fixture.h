@@ -33,6 +33,9 @@ class RunnerModel {
   RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<TestTensor>& kept, DType stored = DType::kF16,
               std::uint64_t max_shard_bytes = OutputLayout::kOneFile);
 
+  /// In another format than hqq's, without kept tensors.
+  RunnerModel(const std::vector<ModelLayer>& layers, const Format& format);
+
   /// The same with other bytes in the layers' tensors (one per layer, in their order).
   RunnerModel(const std::vector<ModelLayer>& layers, const std::vector<std::string>& bytes, DType stored);
 
@@ -52,7 +55,8 @@ class RunnerModel {
   [[nodiscard]] std::filesystem::path source_path() const { return temp_.path() / "model" / "model.safetensors"; }
 
  private:
-  void write_and_open(const std::vector<ModelLayer>& layers, DType stored, std::uint64_t max_shard_bytes);
+  void write_and_open(const std::vector<ModelLayer>& layers, DType stored, std::uint64_t max_shard_bytes,
+                      const Format& format = hqq_format());
 
   TempDir temp_;
   std::unique_ptr<FileSystem> fs_;

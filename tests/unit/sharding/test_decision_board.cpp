@@ -43,14 +43,14 @@ FirstPasses range_of(float lo, float hi, std::int64_t tiles) {
 TEST(DecisionBoard, DecidesWithTheLastTileAndNotBefore) {
   DecisionBoard board(layout());
 
-  EXPECT_FALSE(board.add(passes_of({5, 4, 3, 2, 1})));
-  EXPECT_FALSE(board.add(range_of(-1, 1, 1)));
-  EXPECT_FALSE(board.add(passes_of({5, 4, 3, 2, 1})));
-  const std::optional<TensorDecision> decision = board.add(passes_of({5, 4, 3, 2, 1}));
+  EXPECT_TRUE(board.add(passes_of({5, 4, 3, 2, 1})).empty());
+  EXPECT_TRUE(board.add(range_of(-1, 1, 1)).empty());
+  EXPECT_TRUE(board.add(passes_of({5, 4, 3, 2, 1})).empty());
+  const std::vector<DecidedTensor> decided = board.add(passes_of({5, 4, 3, 2, 1}));
 
-  ASSERT_TRUE(decision);
-  EXPECT_EQ(decision->steps, 5);
-  EXPECT_FALSE(decision->stopped_early);
+  ASSERT_EQ(decided.size(), 1U);
+  EXPECT_EQ(decided[0].decision.steps, 5);
+  EXPECT_FALSE(decided[0].decision.stopped_early);
 }
 
 TEST(DecisionBoard, StopsWhereTheSumOfAllTilesNoLongerFallsWhateverTheOrder) {
@@ -59,36 +59,36 @@ TEST(DecisionBoard, StopsWhereTheSumOfAllTilesNoLongerFallsWhateverTheOrder) {
                                           passes_of({6, 5, 4.5F, 1, 1})};
   for (const std::vector<std::size_t>& order : {std::vector<std::size_t>{0, 1, 2}, {2, 1, 0}, {1, 0, 2}}) {
     DecisionBoard board(layout());
-    std::optional<TensorDecision> decision;
-    for (const std::size_t part : order) decision = board.add(parts[part]);
+    std::vector<DecidedTensor> decided;
+    for (const std::size_t part : order) decided = board.add(parts[part]);
 
-    ASSERT_TRUE(decision);
-    EXPECT_EQ(decision->steps, 3);
-    EXPECT_TRUE(decision->stopped_early);
+    ASSERT_EQ(decided.size(), 1U);
+    EXPECT_EQ(decided[0].decision.steps, 3);
+    EXPECT_TRUE(decided[0].decision.stopped_early);
   }
 }
 
 TEST(DecisionBoard, TakesPartsOfSeveralTiles) {
   DecisionBoard board(layout());
 
-  EXPECT_FALSE(board.add(passes_of({2, 1, 1, 1, 1}, 1)));
-  const auto decision = board.add(passes_of({2, 1, 1, 1, 1}, 2));
+  EXPECT_TRUE(board.add(passes_of({2, 1, 1, 1, 1}, 1)).empty());
+  const std::vector<DecidedTensor> decided = board.add(passes_of({2, 1, 1, 1, 1}, 2));
 
-  ASSERT_TRUE(decision);
-  EXPECT_EQ(decision->steps, 3);
+  ASSERT_EQ(decided.size(), 1U);
+  EXPECT_EQ(decided[0].decision.steps, 3);
 }
 
 TEST(DecisionBoard, AGridSpansTheRangesOfAllTiles) {
   DecisionBoard board(layout());
 
-  EXPECT_FALSE(board.add(range_of(-3, 1, 1)));
-  const auto decision = board.add(range_of(-1, 12, 1));
+  EXPECT_TRUE(board.add(range_of(-3, 1, 1)).empty());
+  const std::vector<DecidedTensor> decided = board.add(range_of(-1, 12, 1));
 
-  ASSERT_TRUE(decision);
+  ASSERT_EQ(decided.size(), 1U);
   const FixedGrid want = start_grid({-3, 12, false}, CodeWidth::k4, false);
-  EXPECT_EQ(decision->grid.scale, want.scale);
-  EXPECT_EQ(decision->grid.zero, want.zero);
-  EXPECT_EQ(decision->steps, 0);
+  EXPECT_EQ(decided[0].decision.grid.scale, want.scale);
+  EXPECT_EQ(decided[0].decision.grid.zero, want.zero);
+  EXPECT_EQ(decided[0].decision.steps, 0);
 }
 
 TEST(DecisionBoard, RefusesMoreTilesThanThereAre) {
@@ -97,6 +97,58 @@ TEST(DecisionBoard, RefusesMoreTilesThanThereAre) {
 
   test::expect_error(ErrorCode::kInternal, {"range", "more tiles"},
                      [&] { static_cast<void>(board.add(range_of(-3, 1, 1))); });
+}
+
+/// Parts that engines merge, and a layer of its own; one tile each.
+const OutputLayout& float_layout() {
+  static const test::RunnerModel model = [] {
+    QuantSpec spec{
+        .group_size = 16, .solver = SolverKind::kRtn, .zeros = ZeroKind::kSymmetric, .grid = FloatGrid::kNvfp4};
+    std::vector<test::ModelLayer> layers;
+    for (const char* name : {"l.0.k_proj", "l.0.o_proj", "l.0.q_proj", "l.0.v_proj"}) {
+      layers.push_back({name, 64, 64, DType::kBF16, spec});
+    }
+    return test::RunnerModel(layers, *format_named("compressed-tensors"));
+  }();
+  return model.layout();
+}
+
+FirstPasses largest_of(std::size_t tensor, float largest) {
+  FirstPasses passes;
+  passes.tensor = tensor;
+  passes.tiles = 1;
+  passes.range = {-largest, largest / 2, false};
+  return passes;
+}
+
+TEST(DecisionBoard, LayersThatEnginesMergeHaveOneTensorScaleAndAreDecidedTogether) {
+  DecisionBoard board(float_layout());
+
+  EXPECT_TRUE(board.add(largest_of(2, 0.5F)).empty());
+  EXPECT_TRUE(board.add(largest_of(0, 4)).empty());
+  const std::vector<DecidedTensor> alone = board.add(largest_of(1, 8));
+  const std::vector<DecidedTensor> merged = board.add(largest_of(3, 1));
+
+  ASSERT_EQ(alone.size(), 1U);
+  EXPECT_EQ(alone[0].tensor, 1U);
+  EXPECT_EQ(alone[0].decision.tensor_scale, 2688.0F / 8);
+  ASSERT_EQ(merged.size(), 3U);
+  for (std::size_t i = 0; i < merged.size(); ++i) {
+    EXPECT_EQ(merged[i].tensor, (std::vector<std::size_t>{0, 2, 3})[i]);
+    EXPECT_EQ(merged[i].decision.tensor_scale, 2688.0F / 4);
+  }
+}
+
+TEST(DecisionBoard, ATensorScaleThatAnEarlierRunFoundHoldsForTheOthers) {
+  std::vector<std::optional<TensorDecision>> settled(4);
+  settled[3].emplace().tensor_scale = 7;
+  DecisionBoard board(float_layout(), settled);
+
+  const std::vector<DecidedTensor> decided = board.add(largest_of(2, 0.5F));
+
+  ASSERT_EQ(decided.size(), 1U);
+  EXPECT_EQ(decided[0].tensor, 2U);
+  EXPECT_EQ(decided[0].decision.tensor_scale, 7);
 }
 
 TEST(FirstPasses, ReadWhatTheyWrote) {

