@@ -56,7 +56,7 @@ def main():
         gauss = folder / "gauss"
         gauss.mkdir()
         save_file({"model.layers.0.mlp.down_proj.weight": torch.randn(1024, 4096) * 0.02}, gauss / "model.safetensors")
-        print(f"{'':6} {'':31} {'Gaussian':>9} {model.name:>18} {'1 - cosine':>11}")
+        print(f"{'':6} {'':31} {'Gaussian':>9} {'encoder':>9} {'1 - cosine':>11}")
         for kind in ("nvfp4", "mxfp4"):
             for way, more in WAYS.items():
                 out = folder / f"{kind}-{len(more)}-{way[:3]}"
@@ -65,7 +65,7 @@ def main():
                 plain = folder / f"{out.name}-plain"
                 subprocess.run([halfquad, "dequantize", out, plain, "--dtype", "f32", *QUIET], check=True, stdout=subprocess.DEVNULL)
                 off = (1 - (embeddings(plain, tokenizer, texts) * source).sum(-1)).mean()
-                print(f"{kind:6} {way:31} {flat:9.4f} {real:18.4f} {off:11.5f}", flush=True)
+                print(f"{kind:6} {way:31} {flat:9.4f} {real:9.4f} {off:11.5f}", flush=True)
 
 
 if __name__ == "__main__":
