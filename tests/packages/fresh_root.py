@@ -40,7 +40,9 @@ def base_root(work):
         return base
     part = work / f"{SUITE}-base.part"
     shutil.rmtree(part, ignore_errors=True)
-    done = subprocess.run(["debootstrap", "--variant=minbase", SUITE, str(part)], text=True, stdout=subprocess.PIPE,
+    fetched = work / "debs"  # what was fetched stays, should the rest fail
+    fetched.mkdir(exist_ok=True)
+    done = subprocess.run(["debootstrap", "--variant=minbase", f"--cache-dir={fetched}", SUITE, str(part)], text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
     if done.returncode != 0:
         lines = done.stdout.strip().splitlines() or ["no output"]
