@@ -7,7 +7,9 @@ Exit code 77: no such cluster can be had here (slurm_cluster.py).
 
 import argparse
 import fcntl
+import os
 import shutil
+import signal
 import sys
 import unittest
 from pathlib import Path
@@ -249,6 +251,13 @@ class LossTest(SlurmCase):
         self.cluster.kill("h1")
         self.assert_continues(job)
         self.assertNotIn("h1", self.nodes_of(job))
+
+    def test_a_killed_rank_is_replaced(self):
+        # As by the kernel when memory is short: no node is lost, so Slurm has no reason to requeue the job itself.
+        job = self.submit_slow(nodes=2)
+        os.kill(self.processes()[-1], signal.SIGKILL)
+        self.assert_continues(job)
+        self.assert_log_says("the job is RUNNING", "is requeued and goes on at its next start")
 
     def test_the_node_of_the_script_is_replaced(self):
         job = self.submit_slow(nodes=2)
