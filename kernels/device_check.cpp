@@ -1,6 +1,7 @@
 #include "kernels/device_check.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "kernels/decode.h"
@@ -12,9 +13,13 @@ namespace {
 constexpr std::int64_t kGroupSize = 64;
 constexpr std::int64_t kGroups = 320;  // even, and more than a block of threads on any device
 
-/// Two solves that pass through most of what a device can get wrong: both axes, shrinkage on and off, several packings.
-QuantSpec spec_of(CodeWidth width, int axis) {
+constexpr std::int64_t kColumns = 3 * kGroupSize;  // of the tensor, where they are weighed
+
+/// Solves that pass through most of what a device can get wrong: both axes, shrinkage on and off, several packings,
+/// als.
+QuantSpec spec_of(SolverKind solver, CodeWidth width, int axis) {
   QuantSpec spec;
+  spec.solver = solver;
   spec.width = width;
   spec.axis = axis;
   spec.group_size = kGroupSize;
@@ -39,8 +44,18 @@ std::vector<std::byte> known_weights() {
   return stored;
 }
 
+/// Of all sizes; none where nothing weighs.
+std::vector<float> known_importance(const QuantSpec& spec) {
+  std::vector<float> importance;
+  if (spec.solver != SolverKind::kAls) return importance;
+  for (int i = 0; i < kColumns; ++i)
+    importance.push_back(std::ldexp(1.0F + static_cast<float>(i) / 64, i * 7 % 12 - 6));
+  return importance;
+}
+
 struct Solved {
   std::vector<std::byte> codes, scale, zero;
+  std::vector<float> importance;
   DeviceResult result;
 };
 
@@ -49,6 +64,9 @@ Solved solve_on_host(Solver& host, const QuantSpec& spec, const std::vector<std:
   const bool by_columns = spec.axis == 0;
   const std::int64_t group_stride = by_columns ? 1 : kGroupSize;
   const std::int64_t element_stride = by_columns ? kGroups : 1;
+  Solved solved;
+  solved.importance = known_importance(spec);
+  const ColumnWeights columns{solved.importance.empty() ? nullptr : solved.importance.data(), kColumns, 0};
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(kGroups * kGroupSize));
   std::vector<float> scale(kGroups), zero(kGroups);
   SolveStats stats;
@@ -56,7 +74,7 @@ Solved solve_on_host(Solver& host, const QuantSpec& spec, const std::vector<std:
   SolveRequest request;
   request.spec = spec;
   request.iters = spec.iters;
-  const GroupBlock block{weights.data(), DType::kBF16, kGroups, kGroupSize, group_stride, element_stride};
+  const GroupBlock block{weights.data(), DType::kBF16, kGroups, kGroupSize, group_stride, element_stride, columns};
   host.solve(block, request, {codes.data(), group_stride, element_stride, scale.data(), zero.data()}, stats);
 
   const Packing packing = packing_of(spec.width);
@@ -66,7 +84,6 @@ Solved solve_on_host(Solver& host, const QuantSpec& spec, const std::vector<std:
   codes.resize(static_cast<std::size_t>(packed * slabs_of(packing) * cols));  // 3-bit padding
   std::vector<const std::uint8_t*> slabs;
   for (int slab = 0; slab < slabs_of(packing); ++slab) slabs.push_back(codes.data() + slab * packed * cols);
-  Solved solved;
   solved.codes.resize(static_cast<std::size_t>(packed * cols * packed_bytes_of(packing)));
   pack_codes(packing, slabs, packed * cols, solved.codes.data());
   solved.scale.resize(kGroups * 2);
@@ -89,6 +106,7 @@ DeviceTile tile_of(const QuantSpec& spec, const std::vector<std::byte>& weights,
   tile.source = DType::kBF16;
   tile.iters = spec.iters;
   tile.record = RecordErrors::kYes;
+  tile.importance = expected.importance;
   tile.by_columns = spec.axis == 0;
   tile.cols = tile.by_columns ? kGroups : kGroupSize;
   const std::int64_t rows = tile.by_columns ? kGroupSize : kGroups;
@@ -99,7 +117,9 @@ DeviceTile tile_of(const QuantSpec& spec, const std::vector<std::byte>& weights,
     for (int slab = 0; slab < slabs_of(packing); ++slab) {
       const std::int64_t first = std::min(rows, slab * tile.packed_rows);
       const std::int64_t last = std::min(rows, first + tile.packed_rows);
-      tile.slabs.push_back({first < last ? weights.data() + first * tile.cols * 2 : nullptr, last - first});
+      const std::int64_t first_weight = first * tile.cols;
+      tile.slabs.push_back(
+          {first < last ? weights.data() + first_weight * 2 : nullptr, last - first, first_weight % kColumns});
     }
   }
   tile.codes = out.codes.data();
@@ -125,8 +145,9 @@ std::optional<std::string> difference(const Solved& expected, const Solved& foun
 
 std::optional<std::string> check_device(DeviceSolver& device, Solver& host) {
   const std::vector<std::byte> weights = known_weights();
-  const std::vector<QuantSpec> specs = {spec_of(CodeWidth::k4, 1), spec_of(CodeWidth::k3, 1),
-                                        spec_of(CodeWidth::k2, 0)};
+  const std::vector<QuantSpec> specs = {
+      spec_of(SolverKind::kHqq, CodeWidth::k4, 1), spec_of(SolverKind::kHqq, CodeWidth::k3, 1),
+      spec_of(SolverKind::kHqq, CodeWidth::k2, 0), spec_of(SolverKind::kAls, CodeWidth::k4, 1)};
   std::vector<Solved> expected, found(specs.size());
   std::vector<DeviceTile> tiles;
   for (std::size_t i = 0; i < specs.size(); ++i) {
@@ -138,7 +159,7 @@ std::optional<std::string> check_device(DeviceSolver& device, Solver& host) {
     found[i].result = std::move(results[i]);
     if (const auto what = difference(expected[i], found[i])) {
       return *what + " of " + std::string(name_of(specs[i].width)) + "-bit groups along axis " +
-             std::to_string(specs[i].axis);
+             std::to_string(specs[i].axis) + " solved by " + std::string(name_of(specs[i].solver));
     }
   }
   return {};

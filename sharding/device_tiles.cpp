@@ -1,6 +1,58 @@
 #include "sharding/device_tiles.h"
 
+#include <optional>
+#include <vector>
+
+#include "kernels/decode.h"
+#include "runtime/checked.h"
+
 namespace halfquad {
+namespace {
+
+constexpr std::uint64_t kAlignment = 64;
+
+std::int64_t groups_of(const TileSolver::Job& job) noexcept {
+  return job.tensor->tiles.tile_end(job.tile) - job.tensor->tiles.tile_begin(job.tile);
+}
+
+std::uint64_t codes_bytes(const TileSolver::Job& job) noexcept {
+  return round_up(static_cast<std::uint64_t>(groups_of(job) * job.tensor->tiles.grouped().cols), kAlignment);
+}
+
+std::uint64_t grid_bytes(const TileSolver::Job& job) noexcept {
+  return round_up(static_cast<std::uint64_t>(groups_of(job) * bytes_of(job.stored)), kAlignment);
+}
+
+std::optional<DeviceTile::StoredForm> form_of(const QuantizedTensor& tensor) {
+  if (!tensor.encodes_stored()) return std::nullopt;
+  const GridForm form = tensor.packer == nullptr ? GridForm{} : tensor.packer->form(tensor.spec);
+  return DeviceTile::StoredForm{form.second == GridForm::Second::kOffset, form.middle};
+}
+
+}  // namespace
+
+bool devices_solve(const QuantizedTensor& tensor) noexcept {
+  return !tensor.given && tensor.spec.zeros == ZeroKind::kFloat && tensor.spec.grid == FloatGrid::kNone &&
+         !tensor.spec.super_blocks;
+}
+
+std::uint64_t unpacked_bytes(const TileSolver::Job& job) noexcept {
+  return job.tensor->tiles.whole_rows() ? codes_bytes(job) + 2 * grid_bytes(job) : 0;
+}
+
+TileOutput unpacked_output(const TileSolver::Job& job, std::byte* memory) noexcept {
+  std::byte* const scale = memory + codes_bytes(job);
+  return {memory, scale, scale + grid_bytes(job)};
+}
+
+void pack_unpacked(const TileSolver::Job& job, const TileOutput& unpacked, const TileOutput& output) {
+  const std::int64_t groups = groups_of(job);
+  std::vector<float> scale(static_cast<std::size_t>(groups)), second(scale.size());
+  decode_to_f32(unpacked.scale, job.stored, groups, scale.data());
+  decode_to_f32(unpacked.zero, job.stored, groups, second.data());
+  const auto* const codes = reinterpret_cast<const std::uint8_t*>(unpacked.codes);
+  TileSolver::pack_rows(job, {0, groups, codes, scale.data(), second.data()}, output);
+}
 
 DeviceTile device_tile(const TileSolver::Job& job, const TileSource& source, const TileOutput& output) {
   const TileGeometry& tiles = job.tensor->tiles;
@@ -13,6 +65,9 @@ DeviceTile device_tile(const TileSolver::Job& job, const TileSource& source, con
   tile.iters = job.iters;
   tile.record = job.record;
   if (job.grid != nullptr) tile.grid = *job.grid;
+  tile.form = form_of(*job.tensor);
+  tile.unpacked = tiles.whole_rows();
+  if (job.importance != nullptr) tile.importance = {job.importance, static_cast<std::size_t>(job.tensor->cols)};
   tile.by_columns = tiles.by_columns();
   if (tile.by_columns) {
     tile.cols = end - begin;
@@ -23,7 +78,7 @@ DeviceTile device_tile(const TileSolver::Job& job, const TileSource& source, con
     tile.packed_rows = end - begin;
     for (std::size_t slab = 0; slab < source.slabs.size(); ++slab) {
       const TileGeometry::RowRange rows = tiles.slab_rows(static_cast<int>(slab), begin, end);
-      tile.slabs.push_back({source.slabs[slab], rows.end - rows.begin});
+      tile.slabs.push_back({source.slabs[slab], rows.end - rows.begin, rows.begin * tile.cols % job.tensor->cols});
     }
   }
   tile.codes = output.codes;

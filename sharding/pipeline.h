@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "runtime/buffer_pool.h"
+#include "sharding/device_scratch.h"
 #include "sharding/runner.h"
 #include "sharding/stored_tile.h"
 #include "sharding/tensor_state.h"
@@ -94,11 +95,15 @@ class Pipeline {
   static constexpr int kAllStrips = -1;
   [[nodiscard]] std::vector<Unit> next_solve(std::uint64_t batch_weights);
   void worker_gone();
-  void solve_units(TileSolver& host, DeviceSolver* device, int worker, std::vector<Unit> units,
-                   const std::string& lane);
+  // What a device worker has beside a solver of its own.
+  struct DeviceLane {
+    DeviceSolver& solver;
+    int worker;
+    DeviceScratch scratch;
+  };
+  void solve_units(TileSolver& host, DeviceLane* device, std::vector<Unit> units, const std::string& lane);
   [[nodiscard]] Pass begin_pass(Unit unit);
-  [[nodiscard]] static bool devices_solve(const QuantizedTensor& tensor);
-  void solve_on_device(DeviceSolver& device, int worker, std::span<Pass> passes);
+  void solve_on_device(DeviceLane& device, std::span<Pass> passes);
   void solve_on_host(TileSolver& solver, Pass& pass);
   void look_over(TileSolver& solver, Pass& pass);
   [[nodiscard]] bool nothing_to_solve(const Pass& pass) const;

@@ -18,7 +18,7 @@ void Pipeline::solve_loop(const std::string& lane) {
   while (true) {
     std::vector<Unit> units = next_solve(0);
     if (units.empty()) break;
-    solve_units(solver, nullptr, 0, std::move(units), lane);
+    solve_units(solver, nullptr, std::move(units), lane);
   }
   worker_gone();
 }
@@ -28,10 +28,11 @@ void Pipeline::device_loop(const std::string& lane, int worker) {
   DeviceSet& devices = *in_.options.devices;
   if (const std::unique_ptr<DeviceSolver> device = devices.open(worker)) {
     TileSolver host(in_.options.make_solver());
+    DeviceLane own{*device, worker, DeviceScratch(devices)};
     while (!devices.lost(worker)) {
       std::vector<Unit> units = next_solve(DeviceSet::kBatchWeights);
       if (units.empty()) break;
-      solve_units(host, device.get(), worker, std::move(units), lane);
+      solve_units(host, &own, std::move(units), lane);
     }
   }
   if (shape_.workers == 0 && devices.lost(worker)) return solve_loop(lane);
@@ -64,13 +65,12 @@ std::vector<Unit> Pipeline::next_solve(std::uint64_t batch_weights) {
   return units;
 }
 
-void Pipeline::solve_units(TileSolver& host, DeviceSolver* device, int worker, std::vector<Unit> units,
-                           const std::string& lane) {
+void Pipeline::solve_units(TileSolver& host, DeviceLane* device, std::vector<Unit> units, const std::string& lane) {
   check_stop();
   const auto start = std::chrono::steady_clock::now();
   std::vector<Pass> passes;
   for (Unit& unit : units) passes.push_back(begin_pass(std::move(unit)));
-  if (device != nullptr) solve_on_device(*device, worker, passes);
+  if (device != nullptr) solve_on_device(*device, passes);
   for (Pass& pass : passes) {
     if (!pass.solved) solve_on_host(host, pass);
   }
@@ -121,28 +121,31 @@ bool Pipeline::nothing_to_solve(const Pass& pass) const {
                                      [&](const StripResult& strip) { return strip.settled <= pass.redo_after; }));
 }
 
-// Devices know hqq's own layout, codes that are whole steps and zeros of any value, and hqq's search for them.
-bool Pipeline::devices_solve(const QuantizedTensor& tensor) {
-  return tensor.packer == nullptr && tensor.spec.grid == FloatGrid::kNone && tensor.spec.zeros == ZeroKind::kFloat &&
-         !tensor.given && tensor.spec.solver != SolverKind::kAls;
-}
-
 // What the device cannot finish, for whatever reason, is left to the host, which knows how to say why.
-void Pipeline::solve_on_device(DeviceSolver& device, int worker, std::span<Pass> passes) {
-  std::vector<DeviceTile> tiles;
+void Pipeline::solve_on_device(DeviceLane& device, std::span<Pass> passes) {
   std::vector<Pass*> sent;
+  std::uint64_t unpacked = 0;
   for (Pass& pass : passes) {
     if (nothing_to_solve(pass) || !devices_solve(*pass.job.tensor)) continue;
-    tiles.push_back(device_tile(pass.job, pass.unit.buffer.source(), pass.unit.buffer.output()));
+    unpacked += unpacked_bytes(pass.job);
     sent.push_back(&pass);
   }
-  if (tiles.empty()) return;
+  if (sent.empty()) return;
+  std::vector<DeviceTile> tiles;
+  std::vector<TileOutput> outputs;
+  std::byte* scratch = unpacked > 0 ? device.scratch.reserve(unpacked) : nullptr;
+  for (const Pass* pass : sent) {
+    const std::uint64_t bytes = unpacked_bytes(pass->job);
+    outputs.push_back(bytes > 0 ? unpacked_output(pass->job, scratch) : pass->unit.buffer.output());
+    tiles.push_back(device_tile(pass->job, pass->unit.buffer.source(), outputs.back()));
+    scratch += bytes;
+  }
   std::vector<DeviceResult> results;
   try {
-    results = device.solve(tiles);
+    results = device.solver.solve(tiles);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kDevice && error.code() != ErrorCode::kOutOfMemory) throw;
-    in_.options.devices->lose(worker, error);
+    in_.options.devices->lose(device.worker, error);
     // What strips held that needed no second solve may be gone, too.
     for (Pass* pass : sent) pass->redo_after = kAllStrips;
     return;
@@ -153,6 +156,7 @@ void Pipeline::solve_on_device(DeviceSolver& device, int worker, std::span<Pass>
       pass.redo_after = kAllStrips;
       continue;
     }
+    if (tiles[i].unpacked) pack_unpacked(pass.job, outputs[i], pass.unit.buffer.output());
     spread_result(results[i], pass.unit.strips);
     if (pass.job.record == RecordErrors::kYes) pass.found.step_abs = std::move(results[i].step_abs);
     pass.solved = true;

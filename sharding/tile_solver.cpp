@@ -182,19 +182,35 @@ bool TileSolver::solve_whole_rows(const Job& job, std::int64_t begin, std::int64
     if (tensor.encodes_stored() && !encode_stored(job, block, target, stats)) return false;
   }
 
+  pack_rows(job, {begin, end, codes_.data(), grid_.scale.data(), grid_.second.data()}, output);
+  return true;
+}
+
+void TileSolver::pack_rows(const Job& job, const SolvedRows& rows, const TileOutput& output) {
+  const QuantizedTensor& tensor = *job.tensor;
+  const TileGeometry& tiles = tensor.tiles;
+  const std::int64_t per_row = tiles.groups_per_row();
   const std::int64_t tile_row = tiles.first_row(job.tile);
-  const std::int64_t row = tile_row + begin / tiles.groups_per_row();
+  const std::int64_t row = tile_row + rows.begin / per_row;
+  const std::int64_t count = (rows.end - rows.begin) / per_row;
+  const RowShape shape{tensor.spec, tensor.rows, tensor.cols, job.stored, job.tensor_scale};
+  const RowCuts& cuts = tiles.cuts();
+  if (tensor.order.kind != RowOrder::Kind::kSame) {
+    // Rows one by one, each to its place. Such layers lie in one tensor whose rows are units of their own.
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::uint64_t to = cuts.codes.offset_of(tensor.order.output_row(row + i));
+      tensor.packer->pack(shape, {1, rows.codes + i * tensor.cols, rows.scale + i * per_row, rows.second + i * per_row},
+                          {{output.codes + (to - cuts.codes.offset_of(tile_row)), cuts.codes.unit_bytes}, {}, {}});
+    }
+    return;
+  }
   const auto place = [&](const RowCut& cut, std::byte* data) -> LineBytes<std::byte> {
     if (cut.empty()) return {};
     return {data + (cut.offset_of(row) - cut.offset_of(tile_row)), cut.bytes_in_run(tile_row, tiles.end_row(job.tile))};
   };
-  const RowCuts& cuts = tiles.cuts();
-  if (tensor.order.kind != RowOrder::Kind::kSame) return pack_reordered(job, begin, end, output);
   tensor.packer->pack(
-      {tensor.spec, tensor.rows, tensor.cols, job.stored, job.tensor_scale},
-      {groups / tiles.groups_per_row(), codes_.data(), grid_.scale.data(), grid_.second.data()},
+      shape, {count, rows.codes, rows.scale, rows.second},
       {place(cuts.codes, output.codes), place(cuts.scale, output.scale), place(cuts.zero, output.zero)});
-  return true;
 }
 
 // Groups begin..end of the tile, rows of super-blocks: scales are searched together with what they are units of.
@@ -263,22 +279,6 @@ void TileSolver::take_floats(const Job& job, const GroupBlock& block, SolveStats
   codes_ = given_.codes;
   grid_.scale = given_.scale;
   solver_->measure(given_.block(), codes_.data(), grid_.scale.data(), grid_.second.data(), stats.final_error);
-}
-
-// Rows one by one, each to its place. Such layers lie in one tensor whose rows are units of their own.
-bool TileSolver::pack_reordered(const Job& job, std::int64_t begin, std::int64_t end, const TileOutput& output) const {
-  const QuantizedTensor& tensor = *job.tensor;
-  const std::int64_t per_row = tensor.tiles.groups_per_row();
-  const std::int64_t tile_row = tensor.tiles.first_row(job.tile);
-  const RowCut& cut = tensor.tiles.cuts().codes;
-  for (std::int64_t row = 0; row < (end - begin) / per_row; ++row) {
-    const std::int64_t to = tensor.order.output_row(tile_row + begin / per_row + row);
-    tensor.packer->pack(
-        {tensor.spec, tensor.rows, tensor.cols, job.stored, job.tensor_scale},
-        {1, codes_.data() + row * tensor.cols, grid_.scale.data() + row * per_row, grid_.second.data() + row * per_row},
-        {{output.codes + (cut.offset_of(to) - cut.offset_of(tile_row)), cut.unit_bytes}, {}, {}});
-  }
-  return true;
 }
 
 // Codes on the grids that were found, once these are as the format stores them.

@@ -61,6 +61,16 @@ class TileSolver {
   [[nodiscard]] bool solve(const Job& job, std::int64_t strip, const TileSource& source, const TileOutput& output,
                            StripResult& result, std::vector<ExactSum>& step_abs);
 
+  /// Groups [begin, end) of a tile of whole rows that are solved: one code to a byte, and StoredRows' values.
+  struct SolvedRows {
+    std::int64_t begin = 0, end = 0;
+    const std::uint8_t* codes = nullptr;
+    const float* scale = nullptr;
+    const float* second = nullptr;
+  };
+  /// Packs them into their place in `output`. @pre begin and end are borders of strips, or the tile's.
+  static void pack_rows(const Job& job, const SolvedRows& rows, const TileOutput& output);
+
   /// Adds the weights of a tile to their columns. @pre axis 1.
   static void add_columns(const QuantizedTensor& tensor, std::int64_t tile, const TileSource& source,
                           ColumnMoments& columns);
@@ -79,8 +89,6 @@ class TileSolver {
                                          const TileOutput& output, SolveStats& stats);
   [[nodiscard]] bool search_floats(const Job& job, const GroupBlock& block, SolveStats& stats);
   void take_floats(const Job& job, const GroupBlock& block, SolveStats& stats);
-  [[nodiscard]] bool pack_reordered(const Job& job, std::int64_t begin, std::int64_t end,
-                                    const TileOutput& output) const;
   [[nodiscard]] bool encode_stored(const Job& job, const GroupBlock& block, const SolveTarget& target,
                                    SolveStats& stats);
   void refit_zeros(const Job& job, const GroupBlock& block);

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "kernels/als_search.h"
 #include "kernels/power.h"
 #include "runtime/check.h"
 #include "runtime/checked.h"
@@ -24,8 +25,13 @@ std::uint64_t sums_bytes_of(const DeviceTile& tile) {
   return sizeof(TileSums) + unsigned_of(recorded) * kDigits * sizeof(Digit);
 }
 
-std::uint64_t steps_bytes_of(const DeviceTile& tile) {
-  return aligned(unsigned_of(steps_of(tile)) * sizeof(StepValues));
+std::uint64_t starts_bytes_of(const DeviceTile& tile) {
+  return is_als(tile) ? aligned(unsigned_of(tile.spec.starts) * sizeof(float)) : 0;
+}
+
+std::uint64_t table_bytes_of(const DeviceTile& tile) {
+  return aligned(unsigned_of(steps_of(tile)) * sizeof(StepValues)) + starts_bytes_of(tile) +
+         aligned(tile.importance.size_bytes());
 }
 
 Float float_of(DType dtype) {
@@ -38,7 +44,8 @@ Float float_of(DType dtype) {
 
 bool solved_alike(const DeviceTile& a, const DeviceTile& b) {
   return a.spec == b.spec && a.source == b.source && a.stored == b.stored && a.iters == b.iters &&
-         a.record == b.record && a.grid.has_value() == b.grid.has_value() && a.by_columns == b.by_columns;
+         a.record == b.record && a.grid.has_value() == b.grid.has_value() && a.by_columns == b.by_columns &&
+         a.form == b.form && a.unpacked == b.unpacked;
 }
 
 /// Rows of slab `slab` that lie in packed rows [begin, end) of the tile.
@@ -70,6 +77,8 @@ void copy_block(const Block& b, cudaMemcpyKind kind, cudaStream_t stream) {
 /// Consecutive bytes.
 Block bytes_block(void* to, const void* from, std::uint64_t bytes) { return {to, bytes, from, bytes, bytes, 1}; }
 
+Cut cut_of(int bits) { return bits == 0 ? Cut{} : Cut{1U << (bits - 1), ~0U << bits}; }
+
 ExactSum sum_of(const Digit* digits) {
   std::array<std::uint64_t, kDigits> uncarried{};
   std::copy_n(digits, kDigits, uncarried.begin());
@@ -81,7 +90,7 @@ ExactSum sum_of(const Digit* digits) {
 std::size_t Batch::most_tiles(std::span<const DeviceTile> tiles, std::uint64_t bytes) {
   std::uint64_t taken = 0;
   for (std::size_t i = 0; i < tiles.size(); ++i) {
-    taken += sums_bytes_of(tiles[i]) + steps_bytes_of(tiles[i]);
+    taken += sums_bytes_of(tiles[i]) + table_bytes_of(tiles[i]);
     if (taken > bytes / 4 && i > 0) return i;
   }
   return tiles.size();
@@ -90,7 +99,7 @@ std::size_t Batch::most_tiles(std::span<const DeviceTile> tiles, std::uint64_t b
 Batch::Batch(std::span<const DeviceTile> tiles, const BatchPlace& place) : tiles_(tiles), place_(place) {
   place_tables();
   HALFQUAD_REQUIRE(tables_bytes_ < place_.bytes, kOutOfMemory,
-                   "the error sums of one tile take " + human_bytes(tables_bytes_) +
+                   "the error sums and column weights of one tile take " + human_bytes(tables_bytes_) +
                        " of device memory, and there are " + human_bytes(place_.bytes));
   std::uint64_t pinned_bytes = tables_bytes_;
   for (const std::vector<TileSlice>& slices : plan_rounds(tiles_, place_.bytes - tables_bytes_)) {
@@ -107,8 +116,8 @@ void Batch::place_tables() {
   }
   tables_bytes_ = aligned(sums_bytes_);
   for (const DeviceTile& tile : tiles_) {
-    steps_at_.push_back(tables_bytes_);
-    tables_bytes_ += steps_bytes_of(tile);
+    table_at_.push_back(tables_bytes_);
+    tables_bytes_ += table_bytes_of(tile);
   }
 }
 
@@ -145,10 +154,15 @@ Batch::Launch& Batch::launch_for(Round& round, std::size_t tile) const {
 
 SolveLaunch Batch::describe(std::size_t index) const {
   const DeviceTile& tile = tiles_[index];
-  const Packing packing = packing_of(tile.spec.width);
+  const Packing packing = packing_of(tile);
   const PowerExponent exponent = power_exponent(tile.spec.lp_norm);
   SolveLaunch launch{};
-  launch.steps = reinterpret_cast<const StepValues*>(place_.memory + steps_at_[index]);
+  launch.steps = reinterpret_cast<const StepValues*>(place_.memory + table_at_[index]);
+  launch.starts = reinterpret_cast<const float*>(place_.memory + table_at_[index]);
+  launch.start_count = tile.spec.starts;
+  launch.rounds = tile.spec.rounds;
+  launch.cut_h = cut_of(AlsSearch::cut_bits_of_h(tile.spec.width));
+  launch.cut_hd = cut_of(AlsSearch::cut_bits_of_p(tile.spec.width));
   launch.iters = static_cast<int>(steps_of(tile));
   launch.record = tile.record == RecordErrors::kYes;
   launch.given_grid = tile.grid.has_value();
@@ -160,6 +174,8 @@ SolveLaunch Batch::describe(std::size_t index) const {
   launch.wide = packed_bytes_of(packing) == 4;
   launch.source = float_of(tile.source);
   launch.stored = float_of(tile.stored);
+  if (tile.form) launch.form = tile.form->offset ? Form::kOffset : Form::kZero;
+  launch.middle = tile.form ? tile.form->middle : 0;
   launch.constant_power = tile.spec.lp_norm == 1;
   launch.c = exponent.c;
   launch.chi = exponent.chi;
@@ -185,6 +201,10 @@ Part Batch::place_part(const TileSlice& slice, std::uint64_t& at) const {
         tile.by_columns ? RowRange{0, slab == 0 ? tile.slabs[0].rows : 0} : rows_in(tile, slab, slice);
     part.rows[slab] = rows.end - rows.begin;
     part.first_group[slab] = groups;
+    if (!tile.importance.empty()) {
+      const auto cols = static_cast<std::int64_t>(tile.importance.size());
+      part.first_col[slab] = (tile.slabs[slab].first_col + rows.begin * tile.cols) % cols;
+    }
     groups += rows.end - rows.begin;
     part.source[slab] = take(unsigned_of(part.rows[slab] * part.cols) * shape.source_bytes);
   }
@@ -196,24 +216,36 @@ Part Batch::place_part(const TileSlice& slice, std::uint64_t& at) const {
   if (!shape.kernel.packs()) part.unpacked = take(elements * unsigned_of(shape.slabs));
   part.sums = reinterpret_cast<TileSums*>(place_.memory + sums_at_[slice.tile]);
   part.step_abs = reinterpret_cast<Digit*>(part.sums + 1);
+  if (!tile.importance.empty()) {
+    part.importance = reinterpret_cast<const float*>(place_.memory + table_at_[slice.tile] + starts_bytes_of(tile));
+    part.tensor_cols = static_cast<std::int64_t>(tile.importance.size());
+  }
   if (tile.grid) part.grid = {tile.grid->inverse_scale, tile.grid->scale, tile.grid->zero};
   return part;
 }
 
 void Batch::write_tables() const {
-  for (std::size_t i = 0; i < tiles_.size(); ++i) {
-    auto* const steps = reinterpret_cast<StepValues*>(pinned_ + steps_at_[i]);
-    for (int t = 0; t < steps_of(tiles_[i]); ++t) {
-      const StepConstants step = step_constants(tiles_[i].spec, t);
-      steps[t] = {step.inv_beta, step.inert_threshold};
-    }
-  }
+  for (std::size_t i = 0; i < tiles_.size(); ++i) write_table(i);
   for (const Round& round : rounds_) {
     for (const Launch& launch : round) {
       auto* const parts = reinterpret_cast<Part*>(pinned_ + launch.tables_at);
       for (std::size_t i = 0; i < launch.parts.size(); ++i) parts[i] = launch.parts[i].part;
     }
   }
+}
+
+void Batch::write_table(std::size_t index) const {
+  const DeviceTile& tile = tiles_[index];
+  std::byte* const table = pinned_ + table_at_[index];
+  auto* const steps = reinterpret_cast<StepValues*>(table);
+  for (int t = 0; t < steps_of(tile); ++t) {
+    const StepConstants step = step_constants(tile.spec, t);
+    steps[t] = {step.inv_beta, step.inert_threshold};
+  }
+  if (!is_als(tile)) return;
+  auto* const starts = reinterpret_cast<float*>(table);
+  for (int i = 0; i < tile.spec.starts; ++i) starts[i] = AlsSearch::part(i, tile.spec.starts);
+  std::copy(tile.importance.begin(), tile.importance.end(), reinterpret_cast<float*>(table + starts_bytes_of(tile)));
 }
 
 void Batch::enqueue() const {

@@ -58,14 +58,16 @@ class Batch {
   [[nodiscard]] SolveLaunch describe(std::size_t tile) const;
   [[nodiscard]] Part place_part(const TileSlice& slice, std::uint64_t& at) const;
   void write_tables() const;
+  void write_table(std::size_t tile) const;
   void copy_in(const Placed& placed) const;
   void copy_out(const Placed& placed) const;
 
   std::span<const DeviceTile> tiles_;
   BatchPlace place_;
-  // The device's memory begins with the sums of all tiles, then come the steps of each; the pinned memory likewise.
+  // The device's memory begins with the sums of all tiles, then come the tables of each: steps, or starts and the
+  // importance of columns. The pinned memory likewise.
   std::uint64_t sums_bytes_ = 0, tables_bytes_ = 0;
-  std::vector<std::uint64_t> sums_at_, steps_at_;  // of each tile
+  std::vector<std::uint64_t> sums_at_, table_at_;  // of each tile
   std::vector<Round> rounds_;
   std::byte* pinned_ = nullptr;
 };

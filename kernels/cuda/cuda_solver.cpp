@@ -78,8 +78,9 @@ std::vector<DeviceResult> CudaSolver::solve(std::span<const DeviceTile> tiles) {
 std::uint64_t CudaSolver::wanted_bytes(std::int64_t tile_weights) noexcept {
   constexpr std::uint64_t kEach = 8 + 1 + 1;  // as F64, a code, its packed form
   constexpr std::uint64_t kGroups = 2;        // scale and zero, when groups have at least four weights
+  constexpr std::uint64_t kColumns = 1;       // importance, when there are at least four rows
   constexpr std::uint64_t kRest = 1 << 20;    // sums and descriptions
-  return static_cast<std::uint64_t>(tile_weights) * (kEach + kGroups) + kRest;
+  return static_cast<std::uint64_t>(tile_weights) * (kEach + kGroups + kColumns) + kRest;
 }
 
 }  // namespace halfquad::cuda

@@ -34,12 +34,10 @@ __device__ __forceinline__ void sum_step(const Walk& walk, const GroupPlace& pla
       total);
 }
 
-/// Stores the group's codes and gives its errors on the stored grid. `largest` is that of the lane's elements alone.
+/// Stores the group's codes and gives its errors. `largest` is that of the lane's elements alone.
 template <Float kSource, class Walk>
-__device__ __forceinline__ GroupErrors encode(const Walk& walk, const GroupPlace& place, const Grid& grid,
+__device__ __forceinline__ GroupErrors encode(const Walk& walk, const GroupPlace& place, const CodeGrid& grid,
                                               const SolveLaunch& launch) {
-  const float stored_s = round_to(launch.stored, grid.s);
-  const float stored_z = round_to(launch.stored, grid.z);
   GroupErrors errors;
   float total[3];
   walk.sum(
@@ -47,7 +45,7 @@ __device__ __forceinline__ GroupErrors encode(const Walk& walk, const GroupPlace
         const float w = load_weight<kSource>(place.source, place.first + k * place.stride);
         const float magic = magic_code(add(mul(w, grid.S), grid.z), launch.largest_code);
         place.codes[place.first_code + k * place.stride] = static_cast<unsigned char>(__float_as_uint(magic) & 0xFFU);
-        const float e = sub(w, mul(sub(sub(magic, kMagic), stored_z), stored_s));
+        const float e = sub(w, mul(sub(sub(magic, kMagic), grid.zero), grid.s));
         terms[0] = fabsf(e);
         terms[1] = mul(e, e);
         terms[2] = mul(w, w);
@@ -58,6 +56,21 @@ __device__ __forceinline__ GroupErrors encode(const Walk& walk, const GroupPlace
   errors.square = total[1];
   errors.weight2 = total[2];
   return errors;
+}
+
+/// The same by a whole warp: leaves scale, zero and errors where they belong, too.
+template <Float kSource>
+__device__ __forceinline__ void finish_by_warp(const WarpWalk& walk, const GroupPlace& place, const Grid& grid,
+                                               std::int64_t group, const Part& part, const SolveLaunch& launch) {
+  const bool first_lane = (threadIdx.x & 31U) == 0;
+  const CodeGrid code_grid(grid, launch);
+  GroupErrors errors = encode<kSource>(walk, place, code_grid, launch);
+  if (!first_lane) errors.abs = errors.square = errors.weight2 = 0;  // the same in all lanes
+  const bool overflow = __any_sync(kFullWarp, !is_finite(errors.abs)) != 0;
+  if (overflow) errors.largest = kLargestFloat;
+  add_errors(errors, *part.sums);
+  if (!first_lane || launch.given_grid) return;
+  if (const unsigned met = code_grid.store(group, part, launch); met != 0) atomicOr(&part.sums->met, met);
 }
 
 template <Float kSource, class Walk>

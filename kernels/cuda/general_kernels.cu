@@ -17,8 +17,7 @@ __device__ __forceinline__ void solve_by_warp(const WarpWalk& walk, const GroupP
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) range.add_lane(distance);
   range.settle_zero();
-  unsigned met = met_in(range, launch);
-  if (met != 0) {
+  if (const unsigned met = met_in(range, launch); met != 0) {
     if (first_lane) atomicOr(&part.sums->met, met);
     return;
   }
@@ -41,13 +40,7 @@ __device__ __forceinline__ void solve_by_warp(const WarpWalk& walk, const GroupP
     grid.z = z;
   }
 
-  GroupErrors errors = encode<kSource>(walk, place, grid, launch);
-  if (!first_lane) errors.abs = errors.square = errors.weight2 = 0;  // the same in all lanes
-  if (first_lane && !launch.given_grid) met = store_grid(grid, group, part, launch);
-  const bool overflow = __any_sync(kFullWarp, !is_finite(errors.abs)) != 0;
-  if (overflow) errors.largest = kLargestFloat;
-  add_errors(errors, *part.sums);
-  if (met != 0) atomicOr(&part.sums->met, met);
+  finish_by_warp<kSource>(walk, place, grid, group, part, launch);
   if (first_lane) atomicMax(&part.sums->settled, settled);
 }
 
@@ -123,8 +116,9 @@ __global__ void __launch_bounds__(kThreads, kOccupancy.general)
   }
   if (launch.record) sums.finish(launch.iters);
 
-  const GroupErrors errors = encode<kSource>(walk, place, grid, launch);
-  if (walk.elems > 0) met |= store_grid(grid, column, part, launch);
+  const CodeGrid code_grid(grid, launch);
+  const GroupErrors errors = encode<kSource>(walk, place, code_grid, launch);
+  if (walk.elems > 0) met |= code_grid.store(column, part, launch);
   __syncwarp();
   add_errors(errors, *part.sums);
   if (met != 0) atomicOr(&part.sums->met, met);

@@ -81,13 +81,33 @@ __device__ __forceinline__ Grid first_grid(const Range& range, const Part& part,
   return grid;
 }
 
-/// Stores a group's scale and zero. Returns kMetUnstorable when one does not fit the stored type.
-__device__ __forceinline__ unsigned store_grid(const Grid& grid, std::int64_t group, const Part& part,
-                                               const SolveLaunch& launch) {
-  store_value(launch.stored, part.scale, group, grid.s);
-  store_value(launch.stored, part.zero, group, grid.z);
-  const bool fits = is_finite(round_to(launch.stored, grid.s)) && is_finite(round_to(launch.stored, grid.z));
-  return fits ? 0 : kMetUnstorable;
-}
+inline constexpr float kLeastScale = 0x1p-24F;  // the smallest that F16 has
+
+/// What a group's codes are taken on, what its errors are, and what is stored of it.
+struct CodeGrid {
+  float S = 1, z = 0;     // w * S + z is rounded to the code
+  float s = 0, zero = 0;  // (q - zero) * s stands for w
+  float second = 0;       // beside s
+
+  __device__ __forceinline__ CodeGrid(const Grid& grid, const SolveLaunch& launch)
+      : S(grid.S), z(grid.z), s(round_to(launch.stored, grid.s)) {
+    if (launch.form == Form::kAsFound || grid.s == 0) {  // no scale: no group, which must add nothing
+      second = zero = round_to(launch.stored, grid.z);
+      return;
+    }
+    const float offset = launch.middle == 0 ? mul(-grid.s, grid.z) : mul(sub(launch.middle, grid.z), grid.s);
+    s = fmaxf(s, kLeastScale);
+    second = round_to(launch.stored, launch.form == Form::kZero ? grid.z : offset);
+    z = zero = launch.form == Form::kZero ? second : sub(launch.middle, div(second, s));
+    S = div(1.0F, s);
+  }
+
+  /// Stores what belongs to group `group`. Returns kMetUnstorable when it does not fit the stored type.
+  __device__ __forceinline__ unsigned store(std::int64_t group, const Part& part, const SolveLaunch& launch) const {
+    store_value(launch.stored, part.scale, group, s);
+    store_value(launch.stored, part.zero, group, second);
+    return is_finite(s) && is_finite(second) ? 0 : kMetUnstorable;
+  }
+};
 
 }  // namespace halfquad::cuda

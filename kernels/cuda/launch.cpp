@@ -4,13 +4,15 @@
 
 namespace halfquad::cuda {
 
-KernelChoice choose_kernel(bool by_columns, bool one_column, std::int64_t group_elems) noexcept {
-  const auto elems = static_cast<int>(group_elems <= 128 ? group_elems : 0);
-  if (!by_columns) {
-    if (elems == 32 || elems == 64 || elems == 128) return {KernelKind::kRows, elems};
-    return {KernelKind::kGeneralRows, 0};
+KernelChoice choose_kernel(const GroupKind& groups) noexcept {
+  const auto elems = static_cast<int>(groups.elems <= 128 ? groups.elems : 0);
+  if (!groups.by_columns) {
+    if (elems == 32 || elems == 64 || elems == 128) {
+      return {groups.als ? KernelKind::kAlsRows : KernelKind::kRows, elems};
+    }
+    return {groups.als ? KernelKind::kAlsGeneralRows : KernelKind::kGeneralRows, 0};
   }
-  if (one_column) return {KernelKind::kOneColumn, 0};
+  if (groups.one_column) return {KernelKind::kOneColumn, 0};
   if (elems == 64 || elems == 128) return {KernelKind::kColumns, elems};
   return {KernelKind::kGeneralColumns, 0};
 }
@@ -19,7 +21,10 @@ std::int64_t blocks_of(const KernelChoice& choice, const Part& part, int slabs) 
   switch (choice.kind) {
     case KernelKind::kRows:
       return ceil_div<std::int64_t>(part.packed_rows, kThreads / slabs);
+    case KernelKind::kAlsRows:
+      return ceil_div<std::int64_t>(part.packed_rows, kThreads / kQuad / slabs);
     case KernelKind::kGeneralRows:
+    case KernelKind::kAlsGeneralRows:
       return ceil_div<std::int64_t>(part.packed_rows * slabs, kGroupsOfWarp * kWarps);
     case KernelKind::kOneColumn:
       return 1;
@@ -34,10 +39,15 @@ cudaError_t launch_solve(const KernelChoice& choice, const SolveLaunch& launch, 
   switch (choice.kind) {
     case KernelKind::kRows:
       return launch_rows(choice.group_elems, launch, stream);
+    case KernelKind::kAlsRows:
+      return launch_als_rows(choice.group_elems, launch, stream);
     case KernelKind::kColumns:
       return launch_columns(choice.group_elems, launch, stream);
     case KernelKind::kGeneralRows:
       if (const cudaError_t status = launch_general_rows(launch, stream); status != cudaSuccess) return status;
+      return launch_pack(launch, false, stream);
+    case KernelKind::kAlsGeneralRows:
+      if (const cudaError_t status = launch_als_general_rows(launch, stream); status != cudaSuccess) return status;
       return launch_pack(launch, false, stream);
     case KernelKind::kGeneralColumns:
       if (const cudaError_t status = launch_general_columns(launch, stream); status != cudaSuccess) return status;

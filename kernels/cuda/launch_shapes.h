@@ -9,17 +9,26 @@ namespace halfquad::cuda {
 inline constexpr int kThreads = 128;  ///< By rows, one for each group of kThreads / slabs packed rows.
 inline constexpr int kWarps = kThreads / 32;
 
+/// Threads that search a group together with als, each with every fourth weight of it.
+inline constexpr int kQuad = 4;
+
 /// Blocks of a kernel that should fit a multiprocessor at once: as many as leave room for the weights in registers.
 struct Occupancy {
   int registers32, registers64, registers128;  ///< Kernels with so many weights of each thread in registers.
   int general;
+  int als32, als64, als128;  ///< Kernels for groups of so many weights; a thread has four numbers for each of its own.
+  int als_general;
 };
-inline constexpr Occupancy kOccupancy = {6, 4, 2, 7};
+inline constexpr Occupancy kOccupancy = {6, 4, 2, 7, 5, 4, 2, 6};
 
 constexpr int blocks_with_registers(int group_elems) {
   return group_elems == 32   ? kOccupancy.registers32
          : group_elems == 64 ? kOccupancy.registers64
                              : kOccupancy.registers128;
+}
+
+constexpr int blocks_with_quads(int group_elems) {
+  return group_elems == 32 ? kOccupancy.als32 : group_elems == 64 ? kOccupancy.als64 : kOccupancy.als128;
 }
 
 /// Groups in turn for each warp of the general kernel for rows.

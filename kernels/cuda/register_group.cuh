@@ -175,23 +175,21 @@ __device__ __forceinline__ int run_steps(float (&w)[kElems], Grid& grid, const S
   return t;
 }
 
-/// Codes of a group, four to a word, and its errors on the stored grid.
+/// Codes of a group, four to a word, and its errors.
 template <class Order, int kElems>
-__device__ __forceinline__ GroupErrors encode(const float (&w)[kElems], const Grid& grid, const SolveLaunch& launch,
+__device__ __forceinline__ GroupErrors encode(const float (&w)[kElems], const CodeGrid& grid, float largest_code,
                                               unsigned (&codes)[kElems / 4]) {
-  const float stored_s = round_to(launch.stored, grid.s);
-  const float stored_z = round_to(launch.stored, grid.z);
   GroupErrors errors;
 #pragma unroll
   for (int i = 0; i < kElems / 4; ++i) codes[i] = 0;
   float total[3];
   sum_unrolled<Order>(
       [&](int k, float(&terms)[3]) {
-        const float magic = magic_code(add(mul(w[k], grid.S), grid.z), launch.largest_code);
+        const float magic = magic_code(add(mul(w[k], grid.S), grid.z), largest_code);
         // Byte k mod 4 of the word from the code's low byte.
         constexpr unsigned kInsert[4] = {0x3214, 0x3240, 0x3410, 0x4210};
         codes[k / 4] = __byte_perm(codes[k / 4], __float_as_uint(magic), kInsert[k % 4]);
-        const float e = sub(w[k], mul(sub(sub(magic, kMagic), stored_z), stored_s));
+        const float e = sub(w[k], mul(sub(sub(magic, kMagic), grid.zero), grid.s));
         terms[0] = fabsf(e);
         terms[1] = mul(e, e);
         terms[2] = mul(w[k], w[k]);
@@ -224,8 +222,9 @@ __device__ __forceinline__ void solve_group(float (&w)[kElems], bool mine, std::
   }
 
   const int settled = run_steps<Order, kErrors>(w, grid, launch, StepSums(step_rows, part.step_abs));
-  add_errors(encode<Order>(w, grid, launch, codes), *part.sums);
-  if (mine && !launch.given_grid) met |= store_grid(grid, group, part, launch);
+  const CodeGrid code_grid(grid, launch);
+  add_errors(encode<Order>(w, code_grid, launch.largest_code, codes), *part.sums);
+  if (mine && !launch.given_grid) met |= code_grid.store(group, part, launch);
   if (mine && met != 0) atomicOr(&part.sums->met, met);
   if ((threadIdx.x & 31U) == 0) atomicMax(&part.sums->settled, settled);
 }

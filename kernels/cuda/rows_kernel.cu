@@ -1,6 +1,7 @@
 #include "kernels/cuda/find_part.cuh"
 #include "kernels/cuda/launch_shapes.h"
 #include "kernels/cuda/register_group.cuh"
+#include "kernels/cuda/row_block.cuh"
 
 // Groups of 32, 64 or 128 consecutive weights, one thread each. A block covers some packed rows, in every slab: what it
 // needs for packing is all its own.
@@ -8,42 +9,9 @@
 namespace halfquad::cuda {
 namespace {
 
-constexpr int kRowBytes = 128;           // of each group, in shared memory at a time
-constexpr int kStride = kRowBytes + 16;  // so that neighbouring rows begin in other banks
-
-static_assert(kWarps * kStepFloats * sizeof(float) <= kThreads * kStride);
-
-template <Float kSource>
-constexpr int kSourceBytes = kSource == Float::kF64   ? 8
-                             : kSource == Float::kF32 ? 4
-                                                      : 2;
-
-/// The float with these bits. The compiler would keep the integer and convert it wherever it is used.
-__device__ __forceinline__ float kept_as_float(unsigned bits) {
-  float value;
-  asm("mov.b32 %0, %1;" : "=f"(value) : "r"(bits));
-  return value;
-}
-
-/// The weights in 16 bytes.
-template <Float kSource>
-__device__ __forceinline__ void widen(const uint4& raw, float* w) {
-  const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if constexpr (kSource == Float::kF32) {
-      w[i] = kept_as_float(words[i]);
-    } else if constexpr (kSource == Float::kBF16) {
-      w[2 * i] = kept_as_float(words[i] << 16);
-      w[2 * i + 1] = kept_as_float(words[i] & 0xFFFF0000U);
-    } else if constexpr (kSource == Float::kF16) {
-      w[2 * i] = widen_f16(static_cast<unsigned short>(words[i]));
-      w[2 * i + 1] = widen_f16(static_cast<unsigned short>(words[i] >> 16));
-    } else if (i % 2 == 0) {
-      w[i / 2] = __double2float_rn(__hiloint2double(static_cast<int>(words[i + 1]), static_cast<int>(words[i])));
-    }
-  }
-}
+constexpr int kRowBytes = 128;        // of each group, in shared memory at a time
+constexpr int kStride = kCodeStride;  // between groups
+static_assert(kStride == kRowBytes + 16 && kWarps * kStepFloats * sizeof(float) <= kThreads * kStride);
 
 /// Every thread's group, from where `rows` says (null: zeros), by way of shared memory: the block reads 16 bytes at
 /// consecutive places, whatever thread they are for. The whole block takes part.
@@ -90,34 +58,6 @@ __device__ __forceinline__ void load_groups_of(Float source, const unsigned char
   }
 }
 
-/// Packs the codes that the block's threads left in `stage`, row by row of a slab, and stores them. kWide: elements of
-/// four bytes, else of one.
-template <int kElems, bool kWide>
-__device__ __forceinline__ void pack_block(const unsigned char* stage, std::int64_t first_row, const Part& part,
-                                           const SolveLaunch& launch) {
-  const int rows = kThreads / launch.slabs;
-  for (int i = static_cast<int>(threadIdx.x); i < rows * (kElems / 4); i += kThreads) {
-    const int row = i / (kElems / 4), word = i % (kElems / 4);
-    if (first_row + row >= part.packed_rows) return;
-    const std::int64_t to = (first_row + row) * (kElems / 4) + word;
-    const unsigned char* from = stage + row * kStride + word * 4;
-    unsigned packed[kWide ? 4 : 1] = {};
-    for (int slab = 0; slab < launch.slabs; ++slab, from += rows * kStride) {
-      const unsigned codes = *reinterpret_cast<const unsigned*>(from);
-#pragma unroll
-      for (int k = 0; k < (kWide ? 4 : 1); ++k) {
-        // Four elements of a byte go side by side: no code reaches its neighbour's bits.
-        packed[k] = (packed[k] << launch.slab_bits) | (kWide ? (codes >> (8 * k)) & 0xFFU : codes);
-      }
-    }
-    if constexpr (kWide) {
-      reinterpret_cast<uint4*>(part.codes)[to] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
-    } else {
-      reinterpret_cast<unsigned*>(part.codes)[to] = packed[0];
-    }
-  }
-}
-
 template <int kElems, bool kErrors>
 __global__ void __launch_bounds__(kThreads, blocks_with_registers(kElems))
     rows_kernel(const __grid_constant__ SolveLaunch launch) {
@@ -129,8 +69,7 @@ __global__ void __launch_bounds__(kThreads, blocks_with_registers(kElems))
   const int slab = static_cast<int>(threadIdx.x) / rows;
   const std::int64_t row = first_row + static_cast<int>(threadIdx.x) % rows;
   const bool mine = slab < launch.slabs && row < part.rows[slab];
-  const int bytes = launch.source == Float::kF64 ? 8 : launch.source == Float::kF32 ? 4 : 2;
-  groups[threadIdx.x] = mine ? part.source[slab] + row * (kElems * bytes) : nullptr;
+  groups[threadIdx.x] = mine ? part.source[slab] + row * (kElems * source_bytes_of(launch.source)) : nullptr;
   __syncthreads();
 
   float w[kElems];
@@ -147,11 +86,7 @@ __global__ void __launch_bounds__(kThreads, blocks_with_registers(kElems))
     reinterpret_cast<uint4*>(stage + threadIdx.x * kStride)[i] = mine ? sixteen : make_uint4(0, 0, 0, 0);
   }
   __syncthreads();
-  if (launch.wide) {
-    pack_block<kElems, true>(stage, first_row, part, launch);
-  } else {
-    pack_block<kElems, false>(stage, first_row, part, launch);
-  }
+  pack_block<kElems>(stage, rows, first_row, part, launch);
 }
 
 template <int kElems>

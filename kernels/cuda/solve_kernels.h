@@ -14,12 +14,20 @@ using Digit = unsigned long long;
 
 enum class Float : int { kF32, kF16, kBF16, kF64 };
 
+/// What is stored of a group's grid, and codes are taken on: see DeviceTile::StoredForm.
+enum class Form : int { kAsFound, kZero, kOffset };
+
 struct GridValues {
   float inverse_scale = 1, scale = 1, zero = 0;
 };
 
 struct StepValues {
   float inv_beta = 0, inert_threshold = 0;
+};
+
+/// How the last places of a float are rounded away: (bits + half) & mask.
+struct Cut {
+  unsigned half = 0, mask = 0xFFFFFFFFU;
 };
 
 inline constexpr unsigned kMetNonfinite = 1;
@@ -43,6 +51,9 @@ struct Part {
   std::int64_t rows[kMostSlabs];
   std::int64_t first_group[kMostSlabs];  ///< By rows: where the slab's groups begin in `scale` and `zero`.
   std::int64_t cols;
+  const float* importance;             ///< Of each of the tensor's columns; null: they count the same.
+  std::int64_t tensor_cols;            ///< Of these.
+  std::int64_t first_col[kMostSlabs];  ///< That a slab's first weight lies in.
   std::int64_t packed_rows;
   unsigned char* codes;     ///< packed_rows x cols packed elements, 16 bytes aligned.
   unsigned char* unpacked;  ///< General kernels: slabs x packed_rows x cols codes.
@@ -60,7 +71,10 @@ struct SolveLaunch {
   int part_count;
   std::int64_t blocks;
   const StepValues* steps;  ///< The device's, `iters` of them.
-  int iters;                ///< 0: no steps.
+  const float* starts;      ///< The device's, `start_count` of them: parts of the range that als starts from.
+  int start_count, rounds;
+  Cut cut_h, cut_hd;  ///< Of als.
+  int iters;          ///< 0: no steps.
   bool record;
   bool given_grid;
   bool round_zero;
@@ -70,6 +84,8 @@ struct SolveLaunch {
   int slab_bits;  ///< Distance between neighbouring slabs in a packed element.
   bool wide;      ///< Packed elements have four bytes, not one.
   Float source, stored;
+  Form form;
+  float middle;
   bool constant_power;  ///< p = 1.
   float c, chi, clo;    ///< Of the power function.
 };
@@ -81,14 +97,22 @@ enum class KernelKind {
   kGeneralRows,     ///< Any groups of consecutive weights, a warp each.
   kGeneralColumns,  ///< Any groups of weights a row apart, a thread each.
   kOneColumn,       ///< By columns, and the tile has but one: its weights are consecutive and summed as such.
+  kAlsRows,         ///< As kRows, searched by als, four threads each.
+  kAlsGeneralRows,  ///< As kGeneralRows, likewise.
 };
 struct KernelChoice {
   KernelKind kind = KernelKind::kGeneralRows;
-  int group_elems = 0;  ///< kRows and kColumns.
-  [[nodiscard]] bool packs() const noexcept { return kind == KernelKind::kRows || kind == KernelKind::kColumns; }
+  int group_elems = 0;  ///< Of those in registers.
+  [[nodiscard]] bool packs() const noexcept { return group_elems != 0; }
 };
 
-[[nodiscard]] KernelChoice choose_kernel(bool by_columns, bool one_column, std::int64_t group_elems) noexcept;
+/// The groups of a tile.
+struct GroupKind {
+  bool als = false;  ///< Searched by als, not by steps.
+  bool by_columns = false, one_column = false;
+  std::int64_t elems = 0;
+};
+[[nodiscard]] KernelChoice choose_kernel(const GroupKind& groups) noexcept;
 
 /// Blocks that `part` takes.
 [[nodiscard]] std::int64_t blocks_of(const KernelChoice& choice, const Part& part, int slabs) noexcept;
@@ -102,6 +126,8 @@ struct KernelChoice {
 [[nodiscard]] cudaError_t launch_general_rows(const SolveLaunch& launch, cudaStream_t stream);
 [[nodiscard]] cudaError_t launch_general_columns(const SolveLaunch& launch, cudaStream_t stream);
 [[nodiscard]] cudaError_t launch_one_column(const SolveLaunch& launch, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_als_rows(int group_elems, const SolveLaunch& launch, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_als_general_rows(const SolveLaunch& launch, cudaStream_t stream);
 [[nodiscard]] cudaError_t launch_pack(const SolveLaunch& launch, bool by_columns, cudaStream_t stream);
 
 }  // namespace halfquad::cuda

@@ -18,8 +18,12 @@ constexpr std::uint64_t kSliceBytes = sizeof(Part) + (kMostSlabs + 4) * kAlignme
 
 }  // namespace
 
+bool is_als(const DeviceTile& tile) noexcept {
+  return tile.spec.solver == SolverKind::kAls && tile.spec.channel_wise && !tile.grid;
+}
+
 TileShape::TileShape(const DeviceTile& tile) {
-  const Packing packing = packing_of(tile.spec.width);
+  const Packing packing = packing_of(tile);
   slabs = slabs_of(packing);
   units = tile.by_columns ? tile.cols : tile.packed_rows;
   packed_rows = tile.packed_rows;
@@ -29,7 +33,8 @@ TileShape::TileShape(const DeviceTile& tile) {
   const std::int64_t group_elems = tile.by_columns ? tile.slabs.at(0).rows : tile.cols;
   HALFQUAD_REQUIRE(group_elems <= std::numeric_limits<std::int32_t>::max(), kOutOfMemory,
                    "a group of " + std::to_string(group_elems) + " weights is too long for a device");
-  kernel = choose_kernel(tile.by_columns, tile.cols == 1, group_elems);
+  kernel = choose_kernel(
+      {.als = is_als(tile), .by_columns = tile.by_columns, .one_column = tile.cols == 1, .elems = group_elems});
 
   const std::uint64_t groups = tile.by_columns ? 1 : static_cast<std::uint64_t>(slabs);
   const auto codes = static_cast<std::uint64_t>(tile.by_columns ? tile.packed_rows : tile.cols);  // packed, of a unit

@@ -93,7 +93,7 @@ double copy_rate(const Setup& setup, bool to_device, bool to_host) {
 /// A tile of Gaussian weights, as layers have them, in page-locked memory.
 class PinnedTile {
  public:
-  PinnedTile(const Setup& setup, CodeWidth width) {
+  PinnedTile(const Setup& setup, CodeWidth width, SolverKind solver) {
     const Packing packing = packing_of(width);
     const std::int64_t slabs = slabs_of(packing);
     const std::int64_t groups = setup.groups;
@@ -101,12 +101,14 @@ class PinnedTile {
     std::byte* const source = source_.reserve(setup.source_bytes());
     fill(source, setup.weights());
     tile_.spec.width = width;
+    tile_.spec.solver = solver;
+    if (solver == SolverKind::kAls) tile_.form = DeviceTile::StoredForm{};
     tile_.source = DType::kBF16;
     tile_.cols = kGroupSize;
     tile_.packed_rows = rows;
     for (std::int64_t slab = 0; slab < slabs; ++slab) {
       const std::int64_t first = std::min(groups, slab * rows), last = std::min(groups, first + rows);
-      tile_.slabs.push_back({source + first * kGroupSize * 2, last - first});
+      tile_.slabs.push_back({source + first * kGroupSize * 2, last - first, 0});
     }
     const std::int64_t codes = rows * kGroupSize * packed_bytes_of(packing);
     bytes_out_ = static_cast<std::uint64_t>(codes + 2 * groups * 2);
@@ -157,12 +159,12 @@ double solver_rate(const Setup& setup, const PinnedTile& tile) {
 }
 
 /// Weights/s through copies and solver, on as many streams as quantize uses.
-double whole_rate(const Setup& setup, CodeWidth width) {
+double whole_rate(const Setup& setup, CodeWidth width, SolverKind solver) {
   constexpr int kTiles = 8;  // of each stream
   std::vector<std::unique_ptr<PinnedTile>> tiles;
   std::vector<std::unique_ptr<CudaSolver>> solvers;
   for (int i = 0; i < kStreams; ++i) {
-    tiles.push_back(std::make_unique<PinnedTile>(setup, width));
+    tiles.push_back(std::make_unique<PinnedTile>(setup, width, solver));
     solvers.push_back(std::make_unique<CudaSolver>(CudaSolver::Options{
         .device = setup.device, .name = "", .memory_bytes = CudaSolver::wanted_bytes(2 * setup.weights())}));
   }
@@ -170,7 +172,8 @@ double whole_rate(const Setup& setup, CodeWidth width) {
     std::vector<std::jthread> threads;
     for (std::size_t i = 0; i < kStreams; ++i) {
       threads.emplace_back([&, i] {
-        const DeviceTile tile = tiles[i]->with(kSteps, RecordErrors::kYes);
+        const bool steps = solver == SolverKind::kHqq;
+        const DeviceTile tile = tiles[i]->with(kSteps, steps ? RecordErrors::kYes : RecordErrors::kNo);
         for (int n = 0; n < kTiles; ++n) (void)solvers[i]->solve({&tile, 1});
       });
     }
@@ -206,9 +209,9 @@ void bench(const Setup& setup) {
       static_cast<unsigned long long>(setup.source_bytes()), up / 1e9, down / 1e9,
       2 * copy_rate(setup, true, true) / 1e9);
   for (const CodeWidth width : {CodeWidth::k4, CodeWidth::k3, CodeWidth::k2, CodeWidth::k8, CodeWidth::k1}) {
-    const PinnedTile tile(setup, width);
+    const PinnedTile tile(setup, width, SolverKind::kHqq);
     const double solver = solver_rate(setup, tile);
-    const double whole = whole_rate(setup, width);
+    const double whole = whole_rate(setup, width, SolverKind::kHqq);
     const double bound =
         1 / std::max({2 / up, static_cast<double>(tile.bytes_out()) / static_cast<double>(setup.weights()) / down,
                       1 / solver});
@@ -217,6 +220,13 @@ void bench(const Setup& setup) {
         "lane_ops_per_weight, %.1f, with_copies_gweights_per_s, %.2f, fraction_of_bound, %.3f\n",
         std::string(name_of(width)).c_str(), static_cast<long long>(kGroupSize), kSteps, solver / 1e9, lanes / solver,
         whole / 1e9, whole / bound);
+  }
+  for (const CodeWidth width : {CodeWidth::k4, CodeWidth::k2}) {
+    std::printf(
+        "halfquad-cuda-1, bench, als, bits, %s, group_size, %lld, starts, 5, rounds, 4, with_copies_gweights_per_s, "
+        "%.2f\n",
+        std::string(name_of(width)).c_str(), static_cast<long long>(kGroupSize),
+        whole_rate(setup, width, SolverKind::kAls) / 1e9);
   }
 }
 

@@ -1,6 +1,6 @@
 """Instructions for each weight, counted by the emulator, and the rate of an H100 that follows from them.
 
-Usage: predict_rate.py COUNT_INSTRUCTIONS. Fails when 20 steps of 4 bits in groups of 64, none left out, come out below
+Usage: predict_rate.py COUNT_INSTRUCTIONS. Fails when 20 steps of hqq, 4 bits in groups of 64, none left out, come out below
 100 billion weights a second.
 """
 
@@ -31,10 +31,12 @@ def main():
     print(f"H100: {MULTIPROCESSORS} x {LANES} x {CLOCK / 1e9:.3f} GHz = {MULTIPROCESSORS * LANES * CLOCK / 1e12:.2f} T instructions/s; "
           f"{LEAST_RATE / 1e9:.0f} Gw/s allow {limit:.0f} a weight")
     rates = {}
-    for mode, text in (("off", "20 steps, none left out"), ("on", "20 steps, settled groups left alone")):
+    for mode, text in (("off", "hqq, 20 steps, none left out"), ("on", "hqq, 20 steps, settled groups left alone"),
+                       ("als", "als, 5 starts of 4 rounds")):
         count, classes = instructions_a_weight(sys.argv[1], mode)
         rates[mode] = MULTIPROCESSORS * LANES * CLOCK / count
-        print(f"{text}: {count:.1f} PTX instructions a weight, at most {rates[mode] / 1e9:.0f} Gw/s\n  a thread of 64 weights: {classes}")
+        weights = 16 if mode == "als" else 64
+        print(f"{text}: {count:.1f} PTX instructions a weight, at most {rates[mode] / 1e9:.0f} Gw/s\n  a thread of {weights} weights: {classes}")
     return 0 if rates["off"] >= LEAST_RATE else 1
 
 

@@ -51,6 +51,16 @@ TEST_F(CudaSolver, GivesTheBytesOfTheReferenceForAllWidthsAxesAndGroupSizes) {
   }
 }
 
+TEST_F(CudaSolver, SearchesByAlsAsTheReferenceDoesForAllWidthsAndGroupSizes) {
+  const auto solver = module_->make_solver(0, kAmple);
+
+  for (const TileSpec& spec : test::grid_of_als_specs(random_)) {
+    SCOPED_TRACE(describe(spec));
+    TileCase tile(spec, random_);
+    expect_reference_bytes(*solver, tile);
+  }
+}
+
 TEST_F(CudaSolver, GivesTheBytesOfTheReferenceForAllKindsOfWeights) {
   const auto solver = module_->make_solver(0, kAmple);
 
@@ -69,6 +79,19 @@ TEST_F(CudaSolver, GivesTheBytesOfTheReferenceForAllKindsOfWeights) {
         SCOPED_TRACE(describe(spec));
         TileCase tile(spec, random_);
         expect_reference_bytes(*solver, tile);
+        if (axis == 0) continue;
+
+        spec.form = DeviceTile::StoredForm{group_size != 64, 8};
+        spec.unpacked = group_size == 128;
+        TileCase stored(spec, random_);
+        expect_reference_bytes(*solver, stored);
+
+        spec.spec.solver = SolverKind::kAls;
+        spec.weighed = group_size != 32;
+        spec.record = RecordErrors::kNo;
+        SCOPED_TRACE(describe(spec));
+        TileCase searched(spec, random_);
+        expect_reference_bytes(*solver, searched);
       }
     }
   }
@@ -149,10 +172,20 @@ TEST_F(CudaSolver, TellsOfWhatIsNotFinite) {
         spec.cols = axis == 1 ? group_size : 40;
         SCOPED_TRACE(describe(spec) + " with " + std::to_string(value));
         TileCase tile(spec, random_);
-        tile.set_weight(static_cast<std::int64_t>(random_() % 4000) % (spec.rows * spec.cols), value);
+        const auto at = static_cast<std::int64_t>(random_() % 4000) % (spec.rows * spec.cols);
+        tile.set_weight(at, value);
 
         EXPECT_EQ(tile.outcome(), DeviceOutcome::kNonfinite);
         expect_reference_bytes(*solver, tile);
+        if (axis == 0) continue;
+
+        spec.spec.solver = SolverKind::kAls;
+        spec.record = RecordErrors::kNo;
+        spec.form = DeviceTile::StoredForm{};
+        TileCase searched(spec, random_);
+        searched.set_weight(at, value);
+        EXPECT_EQ(searched.outcome(), DeviceOutcome::kNonfinite);
+        expect_reference_bytes(*solver, searched);
       }
     }
   }
@@ -202,11 +235,16 @@ TEST_F(CudaSolver, TellsOfScalesThatCannotBeStored) {
     spec.spec.group_size = group_size;
     spec.rows = 40;
     spec.cols = group_size;
-    TileCase tile(spec, random_);
-    tile.set_weight(70, 3e6F);
+    for (const SolverKind kind : {SolverKind::kHqq, SolverKind::kAls}) {
+      spec.spec.solver = kind;
+      if (kind == SolverKind::kAls) spec.form = DeviceTile::StoredForm{true, 8};
+      spec.record = RecordErrors::kNo;
+      TileCase tile(spec, random_);
+      tile.set_weight(70, 3e6F);
 
-    EXPECT_EQ(tile.outcome(), DeviceOutcome::kUnstorable);
-    expect_reference_bytes(*solver, tile);
+      EXPECT_EQ(tile.outcome(), DeviceOutcome::kUnstorable);
+      expect_reference_bytes(*solver, tile);
+    }
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "kernels/decode.h"
 #include "kernels/pack.h"
+#include "tests/support/solve_stored.h"
 
 namespace halfquad::test {
 namespace {
@@ -46,14 +47,17 @@ bool same(const ErrorSums& a, const ErrorSums& b) {
 
 /// A tensor of about `weights` weights in groups of `group_size`, if the packing allows one.
 void choose_shape(TileSpec& spec, std::int64_t weights, std::mt19937_64& random) {
-  const auto slabs = static_cast<std::int64_t>(slabs_of(packing_of(spec.spec.width)));
+  const auto slabs = static_cast<std::int64_t>(spec.unpacked ? 1 : slabs_of(packing_of(spec.spec.width)));
   const std::int64_t elems = spec.spec.group_size != 0 ? spec.spec.group_size : 1000 + static_cast<int>(random() % 9);
   const std::int64_t units = 1 + weights / elems / slabs + static_cast<std::int64_t>(random() % 3);
   std::int64_t groups = units * slabs;
   if (slabs == 10 && groups > 20) groups -= static_cast<std::int64_t>(random() % 20);  // padding, of two slabs even
   if (spec.spec.axis == 1 || !spec.spec.channel_wise) {
-    spec.rows = groups;
-    spec.cols = elems;
+    const std::int64_t wider =
+        spec.spec.group_size != 0 && groups % 3 == 0 ? 3 : 1;                  // groups in a row, or rows in a ...
+    const bool straddles = wider == 3 && elems % 2 == 0 && random() % 2 == 0;  // ... group, a half
+    spec.rows = straddles ? groups / wider * 2 : groups / wider;
+    spec.cols = straddles ? elems * wider / 2 : elems * wider;
   } else {
     spec.rows = spec.spec.group_size != 0 ? elems : (elems + slabs - 1) / slabs * slabs;
     spec.cols = groups;
@@ -76,6 +80,22 @@ void choose_rest(TileSpec& spec, std::mt19937_64& random) {
   spec.scale = std::pow(10.0, std::uniform_real_distribution<double>(-3.0, 1.0)(random));
 }
 
+void choose_form(TileSpec& spec, std::mt19937_64& random) {
+  if (spec.spec.axis != 1 || !spec.spec.channel_wise || random() % 4 == 0) return;
+  constexpr float kMiddles[] = {0, 8};
+  spec.form = DeviceTile::StoredForm{random() % 3 != 0, pick(random, kMiddles)};
+}
+
+void choose_als(TileSpec& spec, std::mt19937_64& random) {
+  constexpr int kStarts[] = {5, 5, 1, 2, 9};
+  constexpr int kRounds[] = {4, 4, 1, 20};
+  spec.spec.solver = SolverKind::kAls;
+  spec.spec.starts = pick(random, kStarts);
+  spec.spec.rounds = pick(random, kRounds);
+  spec.record = RecordErrors::kNo;
+  spec.weighed = random() % 4 != 0;
+}
+
 }  // namespace
 
 std::string describe(const TileSpec& s) {
@@ -86,10 +106,18 @@ std::string describe(const TileSpec& s) {
          std::to_string(s.spec.lp_norm) + ", beta " + std::to_string(s.spec.beta) + ", kappa " +
          std::to_string(s.spec.kappa) + ", " + std::to_string(s.iters) + " steps" +
          (s.record == RecordErrors::kYes ? ", recorded" : "") + (s.spec.round_zero ? ", round zero" : "") +
-         ", stored " + std::string(name_of(s.stored));
+         ", stored " + std::string(name_of(s.stored)) +
+         (s.form ? std::string(s.form->offset ? " as offset from " : " as zero ") + std::to_string(s.form->middle)
+                 : "") +
+         (s.unpacked ? ", unpacked" : "") + (s.weighed ? ", weighed" : "") +
+         (s.spec.solver == SolverKind::kAls
+              ? ", " + std::to_string(s.spec.starts) + " starts of " + std::to_string(s.spec.rounds) + " rounds"
+              : "");
 }
 
-bool possible(const TileSpec& spec) { return !why_not(spec.spec, spec.rows, spec.cols).has_value(); }
+bool possible(const TileSpec& spec) {
+  return !(spec.unpacked ? why_not_grouped : why_not)(spec.spec, spec.rows, spec.cols).has_value();
+}
 
 TileCase::TileCase(const TileSpec& spec, std::mt19937_64& random)
     : spec_(spec), grouped_(grouped_shape(spec.spec, spec.rows, spec.cols)) {
@@ -112,12 +140,19 @@ TileCase::TileCase(const TileSpec& spec, std::mt19937_64& random)
     }
   }
 
-  const Packing packing = packing_of(spec.spec.width);
+  if (spec.weighed) {
+    std::uniform_real_distribution<float> decades(-2, 4);
+    for (std::int64_t i = 0; i < spec.cols; ++i) importance_.push_back(std::pow(10.0F, decades(random)));
+  }
+  tile_.unpacked = spec.unpacked;
   tile_.spec = spec.spec;
+  const Packing packing = packing_of(tile_);
   tile_.source = spec.source;
   tile_.stored = spec.stored;
   tile_.iters = spec.iters;
   tile_.record = spec.record;
+  tile_.form = spec.form;
+  tile_.importance = importance_;
   tile_.by_columns = by_columns;
   tile_.cols = grouped_.cols;
   tile_.packed_rows = packed_rows(packing, grouped_.rows);
@@ -127,7 +162,8 @@ TileCase::TileCase(const TileSpec& spec, std::mt19937_64& random)
   } else {
     for (std::int64_t left = grouped_.rows; left > 0; left -= tile_.packed_rows) {
       const std::int64_t rows = std::min(left, tile_.packed_rows);
-      tile_.slabs.push_back({at, rows});
+      const std::int64_t before = (at - (weights_.data() + offset_)) / element;
+      tile_.slabs.push_back({at, rows, before % spec.cols});
       at += rows * grouped_.cols * element;
     }
     tile_.slabs.resize(static_cast<std::size_t>(slabs_of(packing)));
@@ -170,16 +206,15 @@ void TileCase::solve_groups(const GroupBlock& block, std::uint8_t* codes, std::v
     solver->encode(block, spec_.spec.width, *tile_.grid, spec_.stored, target, stats_);
     return;
   }
-  SolveRequest request;
-  request.spec = spec_.spec;
-  request.iters = spec_.iters;
-  request.stored = spec_.stored;
-  request.record = spec_.record;
-  solver->solve(block, request, target, stats_);
+  if (tile_.form) {
+    solve_stored(*solver, tile_, block, target, stats_);
+  } else {
+    solver->solve(block, request_of(tile_), target, stats_);
+  }
 }
 
 void TileCase::solve_by_reference() {
-  const Packing packing = packing_of(spec_.spec.width);
+  const Packing packing = packing_of(tile_);
   const auto slabs = static_cast<std::size_t>(slabs_of(packing));
   const std::int64_t slab_codes = tile_.packed_rows * grouped_.cols;
   std::vector<std::uint8_t> codes(slabs * static_cast<std::size_t>(slab_codes), 0);
@@ -187,8 +222,13 @@ void TileCase::solve_by_reference() {
   stats_ = {};
   if (spec_.record == RecordErrors::kYes) stats_.step_abs.resize(static_cast<std::size_t>(spec_.iters));
   const bool columns = tile_.by_columns;
-  solve_groups({weights_.data() + offset_, spec_.source, grouped_.groups, grouped_.group_elems,
-                columns ? 1 : grouped_.cols, columns ? grouped_.cols : 1},
+  solve_groups({weights_.data() + offset_,
+                spec_.source,
+                grouped_.groups,
+                grouped_.group_elems,
+                columns ? 1 : grouped_.cols,
+                columns ? grouped_.cols : 1,
+                {importance_.empty() ? nullptr : importance_.data(), spec_.cols, 0}},
                codes.data(), scale, zero);
 
   outcome_ = DeviceOutcome::kDone;
@@ -227,12 +267,17 @@ std::string TileCase::difference(const DeviceResult& result) const {
 TileSpec random_spec(std::mt19937_64& random) {
   TileSpec spec;
   do {
+    spec = {};
+    spec.unpacked = random() % 4 == 0;
     spec.spec.width = pick(random, kWidths);
     spec.spec.axis = static_cast<int>(random() % 2);
     spec.spec.channel_wise = random() % 10 != 0;
     spec.spec.group_size = pick(random, kGroupSizes);
+    if (spec.unpacked) spec.spec.axis = 1, spec.spec.channel_wise = true;
     choose_shape(spec, 1 + static_cast<std::int64_t>(random() % 9000), random);
     choose_rest(spec, random);
+    choose_form(spec, random);
+    if (spec.spec.axis == 1 && spec.spec.channel_wise && random() % 3 == 0) choose_als(spec, random);
   } while (!possible(spec));
   return spec;
 }
@@ -258,6 +303,24 @@ std::vector<TileSpec> grid_of_specs(std::mt19937_64& random) {
     choose_shape(spec, 8000, random);
     choose_rest(spec, random);
     if (possible(spec)) specs.push_back(spec);
+  }
+  return specs;
+}
+
+std::vector<TileSpec> grid_of_als_specs(std::mt19937_64& random) {
+  std::vector<TileSpec> specs;
+  for (const CodeWidth width : kWidths) {
+    for (const std::int64_t group_size : kGroupSizes) {
+      TileSpec spec;
+      spec.spec.width = width;
+      spec.spec.group_size = group_size;
+      spec.unpacked = random() % 3 == 0;
+      choose_shape(spec, 4000, random);
+      choose_rest(spec, random);
+      choose_form(spec, random);
+      choose_als(spec, random);
+      if (possible(spec)) specs.push_back(spec);
+    }
   }
   return specs;
 }

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <random>
 #include <span>
 #include <string>
@@ -22,6 +23,9 @@ struct TileSpec {
   RecordErrors record = RecordErrors::kYes;
   Weights kind = Weights::kGauss;
   double scale = 0.02;
+  std::optional<DeviceTile::StoredForm> form;
+  bool unpacked = false;
+  bool weighed = false;  ///< Its columns count differently.
 };
 [[nodiscard]] std::string describe(const TileSpec& spec);
 
@@ -59,6 +63,7 @@ class TileCase {
   TileSpec spec_;
   GroupedShape grouped_;
   std::vector<std::byte> weights_;
+  std::vector<float> importance_;
   std::size_t offset_ = 0;
   DeviceTile tile_;
   Outputs got_, wanted_;
@@ -68,6 +73,8 @@ class TileCase {
 
 /// A random way to solve for each width, axis and group size, so that each of these comes up.
 [[nodiscard]] std::vector<TileSpec> grid_of_specs(std::mt19937_64& random);
+/// The same for als.
+[[nodiscard]] std::vector<TileSpec> grid_of_als_specs(std::mt19937_64& random);
 /// A random one of them.
 [[nodiscard]] TileSpec random_spec(std::mt19937_64& random);
 

@@ -13,11 +13,19 @@ import sys
 import unittest
 
 import test_ranks
+from test_formats import files_of
 from test_ranks import DONE, OPTIONS, USAGE, report_of
+
+FORMATS = {  # whose zeros have any value
+    "hdf5": ["--bits", "3", "--solver", "als", "--group-size", "32"],
+    "mlx": ["--bits", "5", "--solver", "hqq"],
+    "torchao": ["--solver", "als"],
+    "gguf": ["--bits", "5", "--solver", "als"],
+}
 
 
 class DevicesTest(test_ranks.RanksTest):
-    OPTIONS_OF_ALL = ["--solver", "hqq"]
+    OPTIONS_OF_ALL = ["--solver", "hqq", "--rule", r"layers?\.1\.=solver:als,bits:3"]
 
     @classmethod
     def shapes(cls) -> dict:
@@ -66,6 +74,20 @@ class DevicesTest(test_ranks.RanksTest):
                 self.assertEqual(report["totals"]["device_weights"], report["totals"]["quantized_weights"])
                 self.assertEqual(len(report["ranks"][0]["devices"]), devices)
                 self.assertNotIn("warn:", error)
+
+    def test_devices_solve_for_other_formats(self):
+        model, host = self.root / "layers", self.root / "host"
+        self.run_to_end([OPTIONS.halfquad, "synth", model, "--layers", "1", "--progress", "none"])
+        for form, options in FORMATS.items():
+            with self.subTest(format=form):
+                command = [OPTIONS.halfquad, "quantize", model, "--format", form, *options, *test_ranks.QUIET, "--devices"]
+                shutil.rmtree(host, ignore_errors=True)
+                shutil.rmtree(self.out, ignore_errors=True)
+                self.run_to_end([*command, "none", host])
+                self.run_to_end([*command, "all", "--devices-only", self.out], DONE, self.environment(2))
+                self.assertEqual(files_of(self.out), files_of(host))
+                totals = report_of(self.out)["totals"]
+                self.assertEqual(totals["device_weights"], totals["quantized_weights"])
 
     def test_ranks_divide_the_devices_of_a_machine(self):
         for ranks, devices, counts in ((2, 2, [1, 1]), (2, 8, [4, 4]), (4, 2, [1, 1, 1, 1]), (3, 4, [2, 1, 1])):

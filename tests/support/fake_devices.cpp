@@ -9,6 +9,7 @@
 #include "kernels/decode.h"
 #include "kernels/pack.h"
 #include "runtime/check.h"
+#include "tests/support/solve_stored.h"
 
 namespace halfquad::test {
 namespace {
@@ -31,12 +32,11 @@ bool solve_block(Solver& solver, const DeviceTile& tile, const GroupBlock& block
   out.zero.resize(out.scale.size());
   target.scale = out.scale.data() + before;
   target.zero = out.zero.data() + before;
-  SolveRequest request;
-  request.spec = tile.spec;
-  request.iters = tile.iters;
-  request.stored = tile.stored;
-  request.record = tile.record;
-  solver.solve(block, request, target, stats);
+  if (tile.form) {
+    solve_stored(solver, tile, block, target, stats);
+  } else {
+    solver.solve(block, request_of(tile), target, stats);
+  }
   return !stats.nonfinite;
 }
 
@@ -45,7 +45,9 @@ bool solve_slabs(Solver& solver, const DeviceTile& tile, Unpacked& out, SolveSta
   for (std::size_t slab = 0; slab < tile.slabs.size(); ++slab) {
     const DeviceTile::Slab& rows = tile.slabs[slab];
     if (rows.rows == 0) continue;
-    const GroupBlock block{rows.data, tile.source, rows.rows, tile.cols, tile.cols, 1};
+    const auto cols = static_cast<std::int64_t>(tile.importance.size());
+    const ColumnWeights columns{cols == 0 ? nullptr : tile.importance.data(), cols, rows.first_col};
+    const GroupBlock block{rows.data, tile.source, rows.rows, tile.cols, tile.cols, 1, columns};
     std::uint8_t* codes = out.codes.data() + static_cast<std::int64_t>(slab) * slab_codes;
     if (!solve_block(solver, tile, block, codes, out, stats)) return false;
   }
@@ -54,7 +56,7 @@ bool solve_slabs(Solver& solver, const DeviceTile& tile, Unpacked& out, SolveSta
 
 /// As a device leaves its outputs that fails.
 void spoil(const DeviceTile& tile) {
-  const std::int64_t codes = tile.packed_rows * tile.cols * packed_bytes_of(packing_of(tile.spec.width));
+  const std::int64_t codes = tile.packed_rows * tile.cols * packed_bytes_of(packing_of(tile));
   std::fill_n(tile.codes, codes, std::byte{0x5A});
   if (tile.grid) return;
   std::int64_t groups = tile.by_columns ? tile.cols : 0;
@@ -71,7 +73,7 @@ bool fits(DType stored, const std::vector<float>& values) {
 }  // namespace
 
 DeviceResult solve_tile(Solver& solver, const DeviceTile& tile) {
-  const Packing packing = packing_of(tile.spec.width);
+  const Packing packing = packing_of(tile);
   const std::int64_t slab_codes = tile.packed_rows * tile.cols;
   Unpacked out;
   out.codes.resize(static_cast<std::size_t>(slab_codes * slabs_of(packing)));
