@@ -15,6 +15,7 @@
 #include "launcher/help_formatter.h"
 #include "launcher/version.h"
 #include "runtime/check.h"
+#include "runtime/log.h"
 #include "runtime/machine.h"
 #include "runtime/text.h"
 
@@ -36,6 +37,8 @@ constexpr std::string_view kFooter =
     "\nExit codes:\n"
     "  0 done   2 usage   3 bad input   4 I/O (disk full, short file)   5 out of memory\n"
     "  6 verification found differences   70 internal error   75 interrupted, run it again\n";
+
+constexpr std::string_view kNoMemory = "the system has no more memory; try a smaller --memory or fewer --threads";
 
 std::string join(const std::vector<std::string>& parts) {
   std::string text;
@@ -69,8 +72,25 @@ std::string one_line(std::string_view text) {
 
 int fail(const Context& context, int code, std::string_view message) {
   context.out.flush();
-  context.err << "halfquad: error: " << one_line(message) << '\n' << std::flush;
+  if (context.log_format == LogFormat::kJson) {
+    context.err << json_log_line("error", one_line(message), fmt::format("\"exit_code\":{}", code)) << '\n';
+  } else {
+    context.err << "halfquad: error: " << one_line(message) << '\n';
+  }
+  context.err << std::flush;
   return code;
+}
+
+/// Known before anything is parsed, so that errors of usage have the form asked for too.
+LogFormat log_format_of(const std::vector<std::string>& arguments) {
+  constexpr std::string_view kOption = "--log-format";
+  LogFormat format = LogFormat::kText;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const std::string_view word = arguments[i];
+    if (word == "--log-format=json") format = LogFormat::kJson;
+    if (word == kOption && i + 1 < arguments.size() && arguments[i + 1] == "json") format = LogFormat::kJson;
+  }
+  return format;
 }
 
 /// The subcommand named first, for the hint.
@@ -110,8 +130,8 @@ void parse_and_run(CLI::App& root, const std::vector<std::string>& arguments, co
       add_quantize(root, context, arguments),
       add_convert(root, context, arguments),
       add_plan(root, context),
-      add_verify(root, context),
-      add_dequantize(root, context),
+      add_verify(root, context, arguments),
+      add_dequantize(root, context, arguments),
       add_inspect(root, context),
       add_report(root, context),
       add_synth(root, context),
@@ -147,7 +167,29 @@ int run_guarded(const std::vector<std::string>& arguments, const Context& contex
   return kExitDone;
 }
 
+int run_reported(const std::vector<std::string>& arguments, const Context& context) {
+  try {
+    return run_guarded(arguments, context);
+  } catch (const QuietExit& exit) {
+    return exit.code;
+  } catch (const Error& error) {
+    return report_error(context, error);
+  } catch (const std::bad_alloc&) {
+    return fail(context, kExitOutOfMemory, kNoMemory);
+  } catch (const std::exception& error) {
+    return fail(context, kExitInternal, fmt::format("{}; this is a bug", error.what()));
+  } catch (...) {
+    return fail(context, kExitInternal, "an unknown exception; this is a bug");
+  }
+}
+
 }  // namespace
+
+std::vector<std::string> command_line(const std::vector<std::string>& arguments) {
+  std::vector<std::string> line{"halfquad"};
+  line.insert(line.end(), arguments.begin(), arguments.end());
+  return line;
+}
 
 int report_error(const Context& context, const Error& error) {
   const bool bug = error.code() == ErrorCode::kInternal;
@@ -157,19 +199,13 @@ int report_error(const Context& context, const Error& error) {
           : std::string(error.what()));
 }
 
-int run_cli(const std::vector<std::string>& arguments, const Context& context) noexcept {
+int run_cli(const std::vector<std::string>& arguments, const Context& given) noexcept {
   try {
-    return run_guarded(arguments, context);
-  } catch (const QuietExit& exit) {
-    return exit.code;
-  } catch (const Error& error) {
-    return report_error(context, error);
-  } catch (const std::bad_alloc&) {
-    return fail(context, kExitOutOfMemory, "the system has no more memory; try a smaller --memory or fewer --threads");
-  } catch (const std::exception& error) {
-    return fail(context, kExitInternal, fmt::format("{}; this is a bug", error.what()));
+    Context context = given;
+    context.log_format = log_format_of(arguments);
+    return run_reported(arguments, context);
   } catch (...) {
-    return fail(context, kExitInternal, "an unknown exception; this is a bug");
+    return fail(given, kExitOutOfMemory, kNoMemory);
   }
 }
 

@@ -121,6 +121,7 @@ Command add_convert(CLI::App& root, const Context& context, const std::vector<st
   add_solver_options(*app, job.machine);
   add_rank_options(*app, job);
   add_message_options(*app, job.machine);
+  add_monitor_options(*app, job.monitor);
   add_trace_option(*app, job);
   job.devices.devices = "none";
   std::weak_ptr<ConvertOptions> weak = options;
@@ -129,10 +130,8 @@ Command add_convert(CLI::App& root, const Context& context, const std::vector<st
   };
   return {app,
           [&context, options, &arguments] {
-            std::vector<std::string> command{"halfquad"};
-            command.insert(command.end(), arguments.begin(), arguments.end());
             options->job.single_file = names_single_file(options->job.out, options->job.spec);
-            run_quantize(context, options->job, command);
+            run_quantize(context, options->job, command_line(arguments));
           },
           /*with_ranks=*/true};
 }

@@ -7,6 +7,7 @@
 #include "io/json.h"
 #include "io/output_directory.h"
 #include "launcher/commands.h"
+#include "launcher/job_monitor.h"
 #include "launcher/options.h"
 #include "launcher/side_files.h"
 #include "runtime/check.h"
@@ -28,6 +29,8 @@ constexpr char kFooter[] =
     "  halfquad dequantize ./model-hqq4 ./model-back --dtype f16\n"
     "  halfquad dequantize ./model.gguf ./model-back --source ./model\n";
 
+constexpr char kPhase[] = "dequantizing";
+
 struct DequantizeCommandOptions {
   std::string output;
   std::string directory;
@@ -35,6 +38,7 @@ struct DequantizeCommandOptions {
   std::string dtype = "bf16";
   bool overwrite = false;
   MachineOptions machine;
+  MonitorOptions monitor;
 };
 
 /// config.json and the small files of `model`.
@@ -50,10 +54,19 @@ struct Made {
   std::size_t layers = 0, others = 0;
 };
 
-Made fill(const Context& context, const QuantizedModel& output, const DequantizeCommandOptions& options,
+/// What a run has to speak with.
+struct Run {
+  const DequantizeCommandOptions& options;
+  Log& log;
+  JobMonitor& monitor;
+};
+
+Made fill(const Context& context, const QuantizedModel& output, const Run& run,
           const DequantizeOptions& dequantize_options, const OutputDirectory& out) {
   ProgressCounters progress;
-  ProgressMeter meter(progress, dequantize_totals(output), options.machine.progress_mode(), "dequantizing");
+  const ProgressTotals totals = dequantize_totals(output);
+  ProgressMeter meter(progress, totals, run.options.machine.progress_options(), kPhase);
+  const JobMonitor::Stage stage(run.monitor, kPhase, progress, totals);
   dequantize(context.fs, output, out.path_of(kWeightsName), dequantize_options, progress, context.stop);
   meter.finish();
   write_beside(context, output.checkpoint(), dequantize_options.dtype, out);
@@ -61,14 +74,18 @@ Made fill(const Context& context, const QuantizedModel& output, const Dequantize
 }
 
 /// The same with names, orders and config of the source.
-Made fill_as_source(const Context& context, const QuantizedModel& output, const DequantizeCommandOptions& options,
+Made fill_as_source(const Context& context, const QuantizedModel& output, const Run& run,
                     const DequantizeOptions& dequantize_options, const OutputDirectory& out) {
-  const Checkpoint source = open_source(context.fs, options.source);
+  const Checkpoint source = open_source(context.fs, run.options.source);
   const PlainModel model = plain_model(output, source);
-  Log log(options.machine.level());
-  for (const std::string& note : model.notes) log.warn(note);
+  for (const std::string& note : model.notes) {
+    run.monitor.count_warning();
+    run.log.warn(note);
+  }
   ProgressCounters progress;
-  ProgressMeter meter(progress, dequantize_totals(model), options.machine.progress_mode(), "dequantizing");
+  const ProgressTotals totals = dequantize_totals(model);
+  ProgressMeter meter(progress, totals, run.options.machine.progress_options(), kPhase);
+  const JobMonitor::Stage stage(run.monitor, kPhase, progress, totals);
   dequantize(context.fs, output, model, out.path_of(kWeightsName), dequantize_options, progress, context.stop);
   meter.finish();
   write_beside(context, source, dequantize_options.dtype, out);
@@ -77,7 +94,8 @@ Made fill_as_source(const Context& context, const QuantizedModel& output, const 
   return {layers, model.tensors.size() - layers};
 }
 
-void run_dequantize(const Context& context, const DequantizeCommandOptions& options) {
+void dequantize_with(const Context& context, const Run& run) {
+  const DequantizeCommandOptions& options = run.options;
   DequantizeOptions dequantize_options;
   dequantize_options.dtype = float_dtype_from_name(options.dtype, "--dtype");
   dequantize_options.threads = options.machine.thread_count();
@@ -89,7 +107,7 @@ void run_dequantize(const Context& context, const DequantizeCommandOptions& opti
                       options.overwrite ? Overwrite::kYes : Overwrite::kNo);
   Made made;
   try {
-    made = (options.source.empty() ? fill : fill_as_source)(context, output, options, dequantize_options, out);
+    made = (options.source.empty() ? fill : fill_as_source)(context, output, run, dequantize_options, out);
     out.commit();
   } catch (const Error& error) {
     discard_quietly(out);
@@ -103,9 +121,18 @@ void run_dequantize(const Context& context, const DequantizeCommandOptions& opti
                              made.layers, name_of(dequantize_options.dtype), made.others);
 }
 
+void run_dequantize(const Context& context, const DequantizeCommandOptions& options,
+                    const std::vector<std::string>& arguments) {
+  Log log(options.machine.level(), options.machine.format());
+  JobMonitor monitor(context.fs, options.monitor, options.machine.progress_options().interval,
+                     {.command = "dequantize", .arguments = command_line(arguments), .output = options.directory},
+                     [&log](const std::string& text) { log.warn(text); });
+  monitored(monitor, [&] { dequantize_with(context, {options, log, monitor}); });
+}
+
 }  // namespace
 
-Command add_dequantize(CLI::App& root, const Context& context) {
+Command add_dequantize(CLI::App& root, const Context& context, const std::vector<std::string>& arguments) {
   auto options = std::make_shared<DequantizeCommandOptions>();
   CLI::App* app = root.add_subcommand("dequantize", "Turn an output back into plain 16 or 32 bit weights");
   app->footer(kFooter);
@@ -118,7 +145,8 @@ Command add_dequantize(CLI::App& root, const Context& context) {
   add_thread_option(*app, options->machine);
   add_memory_options(*app, options->machine);
   add_message_options(*app, options->machine);
-  return {app, [&context, options] { run_dequantize(context, *options); }};
+  add_monitor_options(*app, options->monitor);
+  return {app, [&context, options, &arguments] { run_dequantize(context, *options, arguments); }};
 }
 
 }  // namespace halfquad

@@ -179,7 +179,7 @@ std::vector<CodeHistogram> count_codes(const Context& context, const InspectOpti
   for (const std::size_t layer : layers) {
     totals.source_bytes += StoredTileReader::layer_bytes(output, output.layers()[layer]);
   }
-  ProgressMeter meter(progress, totals, options.machine.progress_mode(), "counting codes");
+  ProgressMeter meter(progress, totals, options.machine.progress_options(), "counting codes");
   std::vector<CodeHistogram> histograms =
       code_histograms(context.fs, output, layers,
                       {options.machine.thread_count(), options.machine.memory_bytes(), options.machine.read_mode()},

@@ -12,12 +12,15 @@
 #include "launcher/commands.h"
 #include "launcher/job.h"
 #include "launcher/options.h"
+#include "launcher/plan_fit.h"
 #include "launcher/plan_ranks.h"
 #include "launcher/plan_slurm.h"
 #include "launcher/summary.h"
 #include "launcher/table.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
+#include "sharding/cost_model.h"
+#include "sharding/source_model.h"
 #include "sharding/synth_model.h"
 
 namespace halfquad {
@@ -27,8 +30,14 @@ namespace json = boost::json;
 
 constexpr char kFooter[] =
     "\nRates in bytes per second (2GB, 500MB) and weights per second per core; halfquad bench measures them.\n"
+    "\nWhether the output fits on a card counts its weights, the cache of --context tokens of one sequence in 16 bit,\n"
+    "as config.json describes it, and 1 GiB for the engine. The expected error, by which --fit chooses, is that of\n"
+    "rounding to nearest on Gaussian weights: it falls with more bits and with smaller groups. Sizes are those of the\n"
+    "output's layout, not estimates. Rates that are neither given nor measured are assumed.\n"
     "\nExamples:\n"
     "  halfquad plan ./model --bits 3 --group-size 128\n"
+    "  halfquad plan ./model --fit 24GiB --context 16384           the best settings for a card, and their command\n"
+    "  halfquad plan ./model --fit 12GiB --format gguf\n"
     "  halfquad plan ./model --read-rate 2GB --write-rate 1GB --solve-rate 400MB\n"
     "  halfquad plan ./model --measure --json\n"
     "  halfquad plan ./model --ranks 64 --nodes 8 --rates cluster.json\n"
@@ -48,6 +57,7 @@ struct PlanOptions {
   MachineOptions machine;
   RankOptions ranks;
   SlurmOptions slurm;
+  FitOptions fit;
 };
 
 Rates rates_of(const Context& context, const PlanOptions& options, const Job& job) {
@@ -67,32 +77,97 @@ Rates rates_of(const Context& context, const PlanOptions& options, const Job& jo
   return rates;
 }
 
+/// What nodes of a cluster would do, at best.
+struct NodesBound {
+  Topology topology;
+  int cores = 0;
+  Bound bound;
+};
+
 struct PlanFacts {
   Inventory inventory;
   Rates rates;
+  bool rates_assumed = false;  ///< Some of them.
+  std::vector<NodesBound> nodes;
+  CardFit fit;
+  std::optional<SizedChoice> fitted;  ///< --fit: the choice that the plan is of.
+  std::string command;
+  Alternatives alternatives;
   int threads = 1;
   std::uint64_t memory_bytes = 0;
   std::vector<std::string> warnings;
   std::optional<RankPlan> ranks;
   std::optional<SlurmRequest> slurm;
-
-  [[nodiscard]] bool predictable() const {
-    return rates.read_bytes_per_s > 0 || rates.write_bytes_per_s > 0 || rates.weights_per_s_per_core > 0;
-  }
 };
 
-std::string rate_text(const Rates& rates) {
-  const auto one = [](double rate, const char* unit, double scale) {
-    return rate > 0 ? fmt::format("{:.2f} {}", rate / scale, unit) : std::string("unknown");
+/// Takes what is usual for the rates that are unknown.
+void assume_rates(PlanFacts& facts) {
+  const ClusterRates usual;
+  const auto assume = [&](double& rate, double value) {
+    if (rate > 0) return;
+    rate = value;
+    facts.rates_assumed = true;
   };
-  return fmt::format("reading {}, writing {}, solving {} per core", one(rates.read_bytes_per_s, "GB/s", 1e9),
-                     one(rates.write_bytes_per_s, "GB/s", 1e9), one(rates.weights_per_s_per_core, "M weights/s", 1e6));
+  assume(facts.rates.read_bytes_per_s, usual.read_bytes_per_s_per_node);
+  assume(facts.rates.write_bytes_per_s, usual.write_bytes_per_s_per_node);
+  assume(facts.rates.weights_per_s_per_core, usual.weights_per_s_per_core);
 }
 
-std::string plan_text(const Job& job, const PlanFacts& facts) {
+std::vector<NodesBound> nodes_bounds(const Plan& plan, const Rates& rates) {
+  constexpr int kRanksPerNode = 8;
+  ClusterRates cluster;
+  cluster.read_bytes_per_s_per_node = rates.read_bytes_per_s;
+  cluster.write_bytes_per_s_per_node = rates.write_bytes_per_s;
+  cluster.weights_per_s_per_core = rates.weights_per_s_per_core;
+  std::vector<NodesBound> found;
+  for (const int nodes : {1, 4, 16}) {
+    const Topology topology{nodes * kRanksPerNode, nodes};
+    const int cores = topology.ranks * cluster.cores_per_rank;
+    found.push_back({topology, cores, bound_of(plan, cluster, topology, cores)});
+  }
+  return found;
+}
+
+std::string rate_text(const PlanFacts& facts) {
+  return fmt::format("reading {:.2f} GB/s, writing {:.2f} GB/s, solving {:.2f} M weights/s per core{}",
+                     facts.rates.read_bytes_per_s / 1e9, facts.rates.write_bytes_per_s / 1e9,
+                     facts.rates.weights_per_s_per_core / 1e6,
+                     facts.rates_assumed ? " (assumed; --measure, or --read-rate and the like, make it true)" : "");
+}
+
+std::string nodes_text(const PlanFacts& facts) {
+  std::string counts, seconds;
+  for (const NodesBound& nodes : facts.nodes) {
+    counts += fmt::format("{}{}", counts.empty() ? "" : " / ", nodes.topology.nodes);
+    seconds += fmt::format("{}{:.1f}", seconds.empty() ? "" : " / ", nodes.bound.seconds);
+  }
+  const NodesBound& one = facts.nodes.front();
+  return fmt::format("{} with {} cores each: at least {} s; --ranks N --nodes M says more", counts, one.cores, seconds);
+}
+
+std::string model_text(const std::string& model, const Job& job, const PlanFacts& facts) {
+  std::uint64_t weights = 0;
+  for (const SourceTensor& tensor : job.checkpoint.tensors()) weights += static_cast<std::uint64_t>(tensor.elements());
+  const std::string& architecture = facts.fit.model.architecture;
+  return fmt::format("{}: {}{} weights in {} tensors, {}\n", quoted(model),
+                     architecture.empty() ? "" : one_line(architecture) + ", ", human_count(weights),
+                     job.checkpoint.tensors().size(), human_bytes(facts.inventory.source_bytes));
+}
+
+std::string fitted_text(const PlanFacts& facts) {
+  if (!facts.fitted) return {};
+  Table table("ll", {});
+  table.add_row({"best fit", fmt::format("{}: {:.3f} bits per quantized weight", facts.fitted->choice.options(),
+                                         facts.fitted->bits_per_weight)});
+  table.add_row({"command", facts.command});
+  return table.text(2);
+}
+
+std::string plan_text(const std::string& model, const Job& job, const PlanFacts& facts) {
   if (facts.slurm) return slurm_text(*facts.slurm);
   const Plan& plan = job.plan;
-  std::string text = inventory_text(facts.inventory);
+  std::string text = model_text(model, job, facts) + fitted_text(facts) + card_text(facts.fit) + "\n";
+  text += inventory_text(facts.inventory);
   Table table("ll", {});
   table.add_row({"size", fmt::format("{} -> {}, {:.3f} bits per quantized weight, {} left unquantized",
                                      human_bytes(facts.inventory.source_bytes), human_bytes(plan.output_bytes),
@@ -107,18 +182,49 @@ std::string plan_text(const Job& job, const PlanFacts& facts) {
        fmt::format("at least {}; {} keep {} threads busy; the budget is {}{}", human_bytes(minimum_memory(plan)),
                    human_bytes(comfortable_memory(plan, facts.threads)), facts.threads, human_bytes(facts.memory_bytes),
                    facts.memory_bytes < minimum_memory(plan) ? ", which is too little" : "")});
-  if (facts.ranks) return text + table.text(2) + ranks_text(*facts.ranks);
-  if (facts.predictable()) {
-    const Prediction prediction = predict(plan, facts.rates, facts.threads);
-    table.add_row({"rates", rate_text(facts.rates)});
-    table.add_row(
-        {"time", fmt::format("about {:.1f} s, bound by {} (reading {:.1f} s, solving {:.1f} s, writing {:.1f} s)",
-                             prediction.seconds, prediction.bound, prediction.read_seconds, prediction.solve_seconds,
-                             prediction.write_seconds)});
-  } else {
-    table.add_row({"time", "unknown without rates: pass --measure, or --read-rate, --write-rate and --solve-rate"});
+  if (facts.ranks) return text + "\n" + table.text(2) + ranks_text(*facts.ranks);
+  const Prediction prediction = predict(plan, facts.rates, facts.threads);
+  table.add_row({"rates", rate_text(facts)});
+  table.add_row(
+      {"time here", fmt::format("about {:.1f} s, bound by {} (reading {:.1f} s, solving {:.1f} s, writing {:.1f} s)",
+                                prediction.seconds, prediction.bound, prediction.read_seconds, prediction.solve_seconds,
+                                prediction.write_seconds)});
+  table.add_row({"on nodes", nodes_text(facts)});
+  return text + "\n" + table.text(2) + "\n" + alternatives_text(facts.alternatives, facts.fit);
+}
+
+void add_fit_json(const PlanFacts& facts, json::object& out) {
+  if (facts.fitted) {
+    out["fit"] = {{"options", facts.fitted->choice.options()},
+                  {"command", is_utf8(facts.command) ? facts.command : quoted(facts.command)},
+                  {"bytes", facts.fitted->bytes},
+                  {"bits_per_weight", facts.fitted->bits_per_weight},
+                  {"expected_error", facts.fitted->expected_error}};
   }
-  return text + table.text(2);
+  if (facts.ranks) return;
+  for (auto& [key, value] : alternatives_json(facts.alternatives, facts.fit)) out[key] = value;
+}
+
+void add_times_json(const Job& job, const PlanFacts& facts, json::object& out) {
+  const Prediction prediction = predict(job.plan, facts.rates, facts.threads);
+  out["prediction"] = {{"seconds", prediction.seconds},
+                       {"bound", prediction.bound},
+                       {"read_seconds", prediction.read_seconds},
+                       {"solve_seconds", prediction.solve_seconds},
+                       {"write_seconds", prediction.write_seconds}};
+  out["rates"] = {{"read_bytes_per_s", facts.rates.read_bytes_per_s},
+                  {"write_bytes_per_s", facts.rates.write_bytes_per_s},
+                  {"weights_per_s_per_core", facts.rates.weights_per_s_per_core},
+                  {"assumed", facts.rates_assumed}};
+  json::array nodes;
+  for (const NodesBound& some : facts.nodes) {
+    nodes.push_back({{"nodes", some.topology.nodes},
+                     {"ranks", some.topology.ranks},
+                     {"cores", some.cores},
+                     {"at_least_seconds", some.bound.seconds},
+                     {"bound", some.bound.name}});
+  }
+  out["nodes"] = std::move(nodes);
 }
 
 json::object plan_json(const Job& job, const PlanFacts& facts) {
@@ -154,32 +260,42 @@ json::object plan_json(const Job& job, const PlanFacts& facts) {
       {"kept", std::move(kept)},
       {"warnings", std::move(warnings)},
   };
-  if (facts.predictable()) {
-    const Prediction prediction = predict(job.plan, facts.rates, facts.threads);
-    out["prediction"] = {{"seconds", prediction.seconds},
-                         {"bound", prediction.bound},
-                         {"read_seconds", prediction.read_seconds},
-                         {"solve_seconds", prediction.solve_seconds},
-                         {"write_seconds", prediction.write_seconds}};
-  }
+  out["card"] = card_json(facts.fit);
+  out["architecture"] = is_utf8(facts.fit.model.architecture) ? facts.fit.model.architecture : std::string();
+  add_fit_json(facts, out);
+  add_times_json(job, facts, out);
   if (facts.ranks) out["ranks"] = ranks_json(*facts.ranks);
   if (facts.slurm) out["slurm"] = slurm_json(*facts.slurm);
   return out;
 }
 
 void print_plan(const Context& context, const PlanOptions& options, const std::filesystem::path& model) {
-  Log log(options.machine.level());
-  const Job job = prepare_job(context, model, options.spec, options.machine);
+  Log log(options.machine.level(), options.machine.format());
   PlanFacts facts;
+  SpecOptions spec = options.spec;
+  if (!options.fit.fit.empty()) {
+    facts.fitted = fit_spec(context, open_source(context.fs, model), spec, options.fit, options.machine.thread_count());
+    spec = with_choice(std::move(spec), facts.fitted->choice);
+    facts.command = quantize_command(options.model.empty() ? "MODEL" : options.model, spec);
+  }
+  const Job job = prepare_job(context, model, spec, options.machine);
   facts.inventory = take_inventory(job.checkpoint, job.decisions, job.layout);
   facts.rates = rates_of(context, options, job);
   facts.threads = options.machine.thread_count();
   facts.memory_bytes = options.machine.memory_bytes();
-  if (options.ranks.any()) facts.ranks = plan_ranks(context.fs, options.ranks, job, facts.rates);
+  facts.fit = card_fit(options.fit, model_facts(job.checkpoint), job.layout.data_bytes());
+  if (options.ranks.any()) {
+    facts.ranks = plan_ranks(context.fs, options.ranks, job, facts.rates);
+  } else {
+    facts.alternatives = alternatives_of(context, job.checkpoint, spec, options.machine.thread_count());
+  }
   if (options.slurm.wanted) facts.slurm = slurm_request(options.slurm, job, *facts.ranks, options.machine.memory);
+  assume_rates(facts);
+  facts.nodes = nodes_bounds(job.plan, facts.rates);
   facts.warnings = job_warnings(job);
   for (const std::string& warning : facts.warnings) log.warn(warning);
-  context.out << (options.as_json ? pretty_json(plan_json(job, facts)) : plan_text(job, facts));
+  context.out << (options.as_json ? pretty_json(plan_json(job, facts))
+                                  : plan_text(options.preset.empty() ? options.model : options.preset, job, facts));
 }
 
 void run_plan_command(const Context& context, const PlanOptions& options) {
@@ -192,7 +308,8 @@ void run_plan_command(const Context& context, const PlanOptions& options) {
   SynthOptions synth;
   synth.preset = options.preset;
   const std::unique_ptr<FileSystem> files = preset_files(context.fs, synth_model(synth));
-  print_plan({*files, context.stop, context.out, context.err, context.environment}, options, kPresetDirectory);
+  print_plan({*files, context.stop, context.out, context.err, context.environment, context.log_format}, options,
+             kPresetDirectory);
 }
 
 }  // namespace
@@ -215,6 +332,7 @@ Command add_plan(CLI::App& root, const Context& context) {
   app->add_option("--solve-rate", options->solve_rate, "Weights per second per core, such as 400MB for 400 million")
       ->type_name("COUNT")
       ->group("Prediction");
+  add_fit_options(*app, options->fit);
   add_rank_options(*app, options->ranks);
   add_slurm_options(*app, options->slurm);
   add_spec_options(*app, options->spec);

@@ -42,15 +42,24 @@ constexpr char kFooter[] =
 
 void lead(const Context& context, const QuantizeOptions& options, const std::vector<std::string>& command,
           Communicator& communicator) {
-  Log log(options.machine.level());
-  const auto warn = [&log](const std::string& text) { log.warn(text); };
+  Log log(options.machine.level(), options.machine.format());
+  JobMonitor monitor(context.fs, options.monitor, options.machine.progress_options().interval,
+                     {.command = command.at(1), .arguments = command, .output = options.out},
+                     [&log](const std::string& text) { log.warn(text); });
+  const auto warn = [&](const std::string& text) {
+    monitor.count_warning();
+    log.warn(text);
+  };
   JobLeader leader(communicator, host_name(), context.stop, warn);
   try {
-    static_cast<void>(lead_job(context, options, command, {leader, communicator.local_size(), warn}));
+    const Leading by{leader, communicator.local_size(), warn, {}, &monitor};
+    static_cast<void>(lead_job(context, options, command, by));
+    monitor.end(kExitDone);
   } catch (const Error& error) {
     const bool lost = leader.fail(error);
     // While the ranks are still joined: the first that ends in error makes mpirun kill the rest.
     const int code = report_error(context, error);
+    monitor.end(code, error.what());
     if (lost) communicator.abort(code);
     throw QuietExit{code};
   }
@@ -67,7 +76,7 @@ void follow(const Context& context, const QuantizeOptions& options, Communicator
       const auto find = [&](const RankScan& scan, ProgressCounters&) { return follower.find_nonfinite(scan); };
       const Job job = silent.prepare(context, silent, {.processes = communicator.local_size(), .find = find});
       Trace trace(communicator.rank());
-      Log log(options.machine.level());
+      Log log(options.machine.level(), options.machine.format());
       const auto warn = [&](const std::string& text) {
         log.warn(fmt::format("rank {} on {}: {}", communicator.rank(), host_name(), text));
       };
@@ -78,8 +87,8 @@ void follow(const Context& context, const QuantizeOptions& options, Communicator
       end = follower.fail(error);
     }
   } catch (const Error& error) {
-    context.err << "halfquad: error: rank " << communicator.rank() << ": " << error.what() << '\n' << std::flush;
-    communicator.abort(exit_code(error.code()));
+    const std::string text = fmt::format("rank {}: {}", communicator.rank(), error.what());
+    communicator.abort(report_error(context, Error(error.code(), text, error.where())));
   }
   if (end) throw QuietExit{exit_code(end->code())};
 }
@@ -89,7 +98,8 @@ void follow(const Context& context, const QuantizeOptions& options, Communicator
 void run_quantize(const Context& context, const QuantizeOptions& options, const std::vector<std::string>& command) {
   static_cast<void>(options.machine.solver_factory());  // an unknown --isa shows before any work
   check_device_options(options.devices);
-  if (const auto hint = connection_hint(context.environment)) Log(options.machine.level()).warn(*hint);
+  if (const auto hint = connection_hint(context.environment))
+    Log(options.machine.level(), options.machine.format()).warn(*hint);
   const std::unique_ptr<Communicator> communicator = join_job(context.environment);
   if (communicator->rank() == 0) {
     lead(context, options, command, *communicator);
@@ -145,16 +155,15 @@ Command add_quantize(CLI::App& root, const Context& context, const std::vector<s
   add_solver_options(*app, options->machine);
   add_rank_options(*app, *options);
   add_message_options(*app, options->machine);
+  add_monitor_options(*app, options->monitor);
   add_trace_option(*app, *options);
   options->prepare = [](const Context& at, const QuantizeOptions& chosen, const NonfiniteSearch& search) {
     return prepare_job(at, chosen.model, chosen.spec, chosen.machine, search);
   };
   return {app,
           [&context, options, &arguments] {
-            std::vector<std::string> command{"halfquad"};
-            command.insert(command.end(), arguments.begin(), arguments.end());
             options->single_file = names_single_file(options->out, options->spec);
-            run_quantize(context, *options, command);
+            run_quantize(context, *options, command_line(arguments));
           },
           /*with_ranks=*/true};
 }

@@ -147,7 +147,7 @@ void count_weights(const Context& context, const ReportOptions& options, OutputR
   ProgressTotals totals;
   totals.tensors = modules.size();
   totals.source_bytes = layer_histogram_bytes(*plain, original, modules);
-  ProgressMeter meter(progress, totals, options.machine.progress_mode(), "counting weights");
+  ProgressMeter meter(progress, totals, options.machine.progress_options(), "counting weights");
   output.histograms =
       layer_histograms(context.fs, model.checkpoint(), *plain, original, modules,
                        {options.machine.thread_count(), options.machine.memory_bytes(), options.machine.read_mode()},

@@ -42,7 +42,7 @@ void synth(const Context& context, const SynthCommandOptions& options) {
   ProgressCounters progress;
   ProgressTotals totals;
   totals.source_bytes = synth_bytes(synth);
-  ProgressMeter meter(progress, totals, options.machine.progress_mode(), "writing");
+  ProgressMeter meter(progress, totals, options.machine.progress_options(), "writing");
   synthesize(context.fs, options.directory, synth, progress, context.stop);
   meter.finish();
   context.out << fmt::format("{}: {}, {} of weights\n", quoted(options.directory), options.preset,

@@ -11,6 +11,7 @@
 
 #include "io/json.h"
 #include "launcher/commands.h"
+#include "launcher/job_monitor.h"
 #include "launcher/options.h"
 #include "launcher/original_source.h"
 #include "launcher/output_errors.h"
@@ -49,6 +50,7 @@ struct VerifyCommandOptions {
   ActivationOptions activations;
   bool as_json = false;
   MachineOptions machine;
+  MonitorOptions monitor;
 };
 
 std::optional<json::object> read_report(FileSystem& fs, const Checkpoint& checkpoint) {
@@ -153,7 +155,13 @@ json::object verify_json(const Findings& findings) {
   return found;
 }
 
-void run_verify(const Context& context, const VerifyCommandOptions& options) {
+/// What a run has to speak with.
+struct Run {
+  Log& log;
+  JobMonitor& monitor;
+};
+
+void verify_with(const Context& context, const VerifyCommandOptions& options, const Run& run) {
   HALFQUAD_REQUIRE(!options.activations.asked() || !options.source.empty(), kUsage,
                    "--activations needs --source: the errors of outputs are against those of the source");
   HALFQUAD_REQUIRE(options.activations.asked() || options.activations.devices.devices == "auto", kUsage,
@@ -178,15 +186,18 @@ void run_verify(const Context& context, const VerifyCommandOptions& options) {
   verify.make_solver = options.machine.solver_factory();
 
   std::optional<OutputErrorRun> outputs;
-  Log log(options.machine.level());
-  const OutputErrorTools tools{options.machine, [&log](const std::string& text) { log.warn(text); }};
+  const OutputErrorTools tools{options.machine, [&](const std::string& text) {
+                                 run.monitor.count_warning();
+                                 run.log.warn(text);
+                               }};
   if (options.activations.asked()) outputs.emplace(context.fs, options.activations, tools, output, *source);
 
   ProgressCounters progress;
   ProgressTotals totals;
   totals.source_bytes = output.checkpoint().tensor_bytes() + (source ? source->tensor_bytes() : 0);
   if (outputs) totals.source_bytes += outputs->source_bytes();
-  ProgressMeter meter(progress, totals, options.machine.progress_mode(), "verifying");
+  ProgressMeter meter(progress, totals, options.machine.progress_options(), "verifying");
+  const JobMonitor::Stage stage(run.monitor, "verifying", progress, totals);
   VerifyResult result = verify_output(context.fs, output, report, source && same_names ? &*source : nullptr, verify,
                                       progress, context.stop);
   if (source && !same_names) {
@@ -206,9 +217,18 @@ void run_verify(const Context& context, const VerifyCommandOptions& options) {
                                result.problems.size(), result.problems.front()));
 }
 
+void run_verify(const Context& context, const VerifyCommandOptions& options,
+                const std::vector<std::string>& arguments) {
+  Log log(options.machine.level(), options.machine.format());
+  JobMonitor monitor(context.fs, options.monitor, options.machine.progress_options().interval,
+                     {.command = "verify", .arguments = command_line(arguments), .output = options.output},
+                     [&log](const std::string& text) { log.warn(text); });
+  monitored(monitor, [&] { verify_with(context, options, {log, monitor}); });
+}
+
 }  // namespace
 
-Command add_verify(CLI::App& root, const Context& context) {
+Command add_verify(CLI::App& root, const Context& context, const std::vector<std::string>& arguments) {
   auto options = std::make_shared<VerifyCommandOptions>();
   CLI::App* app = root.add_subcommand("verify", "Check an output: structure, checksums, errors against the source");
   app->footer(kFooter);
@@ -220,7 +240,8 @@ Command add_verify(CLI::App& root, const Context& context) {
   add_memory_options(*app, options->machine);
   add_solver_options(*app, options->machine);
   add_message_options(*app, options->machine);
-  return {app, [&context, options] { run_verify(context, *options); }};
+  add_monitor_options(*app, options->monitor);
+  return {app, [&context, options, &arguments] { run_verify(context, *options, arguments); }};
 }
 
 }  // namespace halfquad

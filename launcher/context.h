@@ -6,6 +6,7 @@
 
 #include "io/file_system.h"
 #include "launcher/environment.h"
+#include "runtime/log_format.h"
 #include "runtime/stop_flag.h"
 
 namespace halfquad {
@@ -17,6 +18,7 @@ struct Context {
   std::ostream& out;  ///< Results.
   std::ostream& err;  ///< The one line of an error.
   Environment environment;
+  LogFormat log_format = LogFormat::kText;  ///< Of the line of an error.
 };
 
 }  // namespace halfquad

@@ -7,6 +7,7 @@
 #include "runtime/text.h"
 #include "sharding/block_type.h"
 #include "sharding/gguf_source.h"
+#include "sharding/spec_chooser.h"
 
 namespace halfquad {
 namespace {
@@ -49,10 +50,7 @@ std::uint64_t stored_bytes(const Checkpoint& checkpoint) {
 }  // namespace
 
 std::uint64_t stored_layer_bytes(const QuantizedTensor& quantized, const OutputLayout& layout) {
-  // Not the entries' sizes: one tensor can hold many layers.
-  const std::int64_t stored_bytes = bytes_of(layout.stored());
-  return quantized.tiles.code_blocks().total_bytes + quantized.tiles.scale_blocks(stored_bytes).total_bytes +
-         quantized.tiles.zero_blocks(stored_bytes).total_bytes;
+  return stored_bytes_of(quantized, layout.stored());
 }
 
 double Inventory::bits_per_weight() const noexcept {

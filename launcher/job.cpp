@@ -45,7 +45,10 @@ void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const 
   totals.tensors = candidates.size();
 
   ProgressCounters progress;
-  ProgressMeter meter(progress, totals, machine.progress_mode(), "looking for NaN and infinity");
+  constexpr char kPhase[] = "looking for NaN and infinity";
+  ProgressMeter meter(progress, totals, machine.progress_options(), kPhase);
+  std::optional<JobMonitor::Stage> stage;
+  if (search.monitor != nullptr) stage.emplace(*search.monitor, kPhase, progress, totals);
   const NonfiniteScan scan(checkpoint, candidates);
   const OutputLayout all(checkpoint, decisions, spec.stored(), spec.max_shard_bytes(), spec.output_format(),
                          read_texts(context.fs, checkpoint, spec.output_format()));

@@ -9,6 +9,7 @@
 
 #include "io/checkpoint.h"
 #include "launcher/context.h"
+#include "launcher/job_monitor.h"
 #include "launcher/options.h"
 #include "runtime/log.h"
 #include "runtime/progress.h"
@@ -44,6 +45,7 @@ struct Job {
 struct NonfiniteSearch {
   int processes = 1;  ///< That share this machine.
   std::function<std::vector<std::size_t>(const RankScan&, ProgressCounters&)> find = {};
+  JobMonitor* monitor = nullptr;  ///< Told of its progress, when there is one.
 };
 
 /// From headers and options to a plan. Reads weights only for --nonfinite keep-original, which has to know the tensors

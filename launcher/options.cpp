@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <cmath>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -168,6 +169,12 @@ ReadMode MachineOptions::read_mode() const {
   return direct_io == "off" ? ReadMode::kBuffered : ReadMode::kAuto;
 }
 
+ProgressOptions MachineOptions::progress_options() const {
+  return {.mode = progress_mode_from_name(progress),
+          .format = format(),
+          .interval = std::chrono::milliseconds(std::llround(1000 * progress_interval))};
+}
+
 std::function<std::unique_ptr<Solver>()> MachineOptions::solver_factory() const {
   if (backend == "reference") {
     HALFQUAD_REQUIRE(isa.empty(), kUsage, "--isa needs --backend simd: the reference backend has no SIMD target");
@@ -210,15 +217,28 @@ void add_solver_options(CLI::App& app, MachineOptions& options) {
 }
 
 void add_message_options(CLI::App& app, MachineOptions& options) {
-  app.add_option("--progress", options.progress, "auto, bar, plain (lines for a log file), none")
+  app.add_option("--progress", options.progress,
+                 "auto, bar, plain (lines for a log file), ranks (a line for each rank too), none")
       ->capture_default_str()
-      ->check(quiet(CLI::IsMember({"auto", "bar", "plain", "none"})))
+      ->check(quiet(CLI::IsMember({"auto", "bar", "plain", "ranks", "none"})))
       ->type_name("MODE")
+      ->group(kMessages);
+  app.add_option("--progress-interval", options.progress_interval,
+                 "Seconds between lines of progress, and between writes of --status and --metrics")
+      ->capture_default_str()
+      ->check(quiet(CLI::Range(0.1, 86400.0)))
+      ->type_name("SECONDS")
       ->group(kMessages);
   app.add_option("--log-level", options.log_level, "debug, info, warn, error, off")
       ->capture_default_str()
       ->check(quiet(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"})))
       ->type_name("LEVEL")
+      ->group(kMessages);
+  app.add_option("--log-format", options.log_format,
+                 "text, or json: messages, progress and errors as one JSON object a line")
+      ->capture_default_str()
+      ->check(quiet(CLI::IsMember({"text", "json"})))
+      ->type_name("FORM")
       ->group(kMessages);
 }
 

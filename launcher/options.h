@@ -25,7 +25,9 @@ struct MachineOptions {
   std::string memory;
   std::string direct_io = "auto";
   std::string progress = "auto";
+  double progress_interval = 5;  ///< Seconds.
   std::string log_level = "info";
+  std::string log_format = "text";
   std::string backend = "auto";
   std::string isa;
 
@@ -34,8 +36,9 @@ struct MachineOptions {
   /// --memory, or the smaller of 2 GiB and its part of half of what is available.
   [[nodiscard]] std::uint64_t memory_bytes(int processes = 1) const;
   [[nodiscard]] ReadMode read_mode() const;
-  [[nodiscard]] ProgressMode progress_mode() const { return progress_mode_from_name(progress); }
+  [[nodiscard]] ProgressOptions progress_options() const;
   [[nodiscard]] LogLevel level() const { return log_level_from_name(log_level); }
+  [[nodiscard]] LogFormat format() const { return log_format_from_name(log_format); }
   /// Makes the solver asked for. Throws kUsage at once, before any work, for one that is not there.
   [[nodiscard]] std::function<std::unique_ptr<Solver>()> solver_factory() const;
 };
@@ -43,7 +46,7 @@ struct MachineOptions {
 void add_thread_option(CLI::App& app, MachineOptions& options);
 void add_memory_options(CLI::App& app, MachineOptions& options);   ///< --memory, --direct-io
 void add_solver_options(CLI::App& app, MachineOptions& options);   ///< --backend, --isa
-void add_message_options(CLI::App& app, MachineOptions& options);  ///< --progress, --log-level
+void add_message_options(CLI::App& app, MachineOptions& options);  ///< --progress, --log-level, ...
 
 /// Options that decide the output's bytes.
 struct SpecOptions {

@@ -120,10 +120,18 @@ RunResult fill_output(const Context& context, const Job& job, const QuantizeOpti
 
   ProgressCounters progress;
   const ProgressTotals totals{job.plan.source_bytes, job.plan.weights, job.checkpoint.tensors().size()};
-  ProgressMeter meter(progress, totals, options.machine.progress_mode(), job.converted ? "converting" : "quantizing");
+  RankBoard board;
+  leader.show_ranks_on(board);
+  const std::string phase = job.converted ? "converting" : "quantizing";
+  ProgressMeter meter(progress, totals, options.machine.progress_options(), phase, &board);
   const std::shared_ptr<void> watching = by.watch ? by.watch(progress, totals) : nullptr;
-  const RunResult result = leader.run(ranks, out.resumed(), progress);
+  const RunResult result = [&] {
+    std::optional<JobMonitor::Stage> stage;
+    if (by.monitor != nullptr) stage.emplace(*by.monitor, phase, progress, totals, &board);
+    return leader.run(ranks, out.resumed(), progress);
+  }();
   meter.finish();
+  if (by.monitor != nullptr) by.monitor->phase("finishing");
   facts.bytes_read = progress.bytes_read.load();
   facts.bytes_written = progress.bytes_written.load();
   facts.output_bytes = job.layout.file_bytes();
@@ -142,6 +150,13 @@ bool worth_keeping(const Error& error, const OutputDirectory& out, const RankJob
   if (out.resumed()) return true;
   return error.code() != ErrorCode::kBadInput && error.code() != ErrorCode::kUsage &&
          JobFolder(ranks.fs, ranks.partial).fingerprint().has_value();
+}
+
+std::string saved_text(std::uint64_t saved, std::uint64_t whole) {
+  if (saved == 0 || whole == 0) return "what is finished is kept";
+  return fmt::format("{:.1f} % of the work ({} of {} of the source) is kept",
+                     100 * static_cast<double>(saved) / static_cast<double>(whole), human_bytes(saved),
+                     human_bytes(whole));
 }
 
 std::optional<OutputDirectory::SingleFile> single_file(const Job& job, const QuantizeOptions& options) {
@@ -170,10 +185,11 @@ void quantize_into(const Context& context, const QuantizeOptions& options, const
       throw;
     }
     if (error.code() == ErrorCode::kUsage) throw;  // it says what to do instead of the same again
-    throw Error(error.code(),
-                fmt::format("{}; what is finished is kept in {}: run the same command again to continue", error.what(),
-                            quoted(ranks.partial.string())),
-                error.where());
+    throw Error(
+        error.code(),
+        fmt::format("{}; {} in {}: run the same command again, with any number of ranks, to continue", error.what(),
+                    saved_text(by.leader.saved_source_bytes(), job.plan.source_bytes), quoted(ranks.partial.string())),
+        error.where());
   }
 }
 
@@ -188,7 +204,8 @@ FinishedJob lead_job(const Context& context, const QuantizeOptions& options, con
   const auto find = [&by](const RankScan& scan, ProgressCounters& shown) {
     return by.leader.find_nonfinite(scan, shown);
   };
-  FinishedJob finished{options.prepare(context, options, {.processes = by.processes, .find = find}), {}, {}};
+  FinishedJob finished{
+      options.prepare(context, options, {.processes = by.processes, .find = find, .monitor = by.monitor}), {}, {}};
   const Job& job = finished.job;
   for (const std::string& warning : job_warnings(job)) by.warn(warning);
   if (!job.checkpoint.config() && job.checkpoint.gguf() == nullptr) {

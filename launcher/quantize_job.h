@@ -7,6 +7,7 @@
 
 #include "launcher/context.h"
 #include "launcher/job.h"
+#include "launcher/job_monitor.h"
 #include "launcher/report.h"
 #include "launcher/run_quantize.h"
 #include "runtime/progress.h"
@@ -35,6 +36,7 @@ struct Leading {
   std::function<void(const std::string&)> warn;
   /// Given the job's counters before any work; what it returns lives until the work is done. May be empty.
   std::function<std::shared_ptr<void>(const ProgressCounters&, const ProgressTotals&)> watch = {};
+  JobMonitor* monitor = nullptr;  ///< Told of every phase, when there is one.
 };
 
 struct FinishedJob {

@@ -7,6 +7,7 @@
 #include "launcher/context.h"
 #include "launcher/devices.h"
 #include "launcher/job.h"
+#include "launcher/job_monitor.h"
 #include "launcher/options.h"
 
 namespace halfquad {
@@ -20,6 +21,7 @@ struct QuantizeOptions {
   std::string schedule = "dynamic";
   std::string assembly = "auto";
   std::string trace;
+  MonitorOptions monitor;
   SpecOptions spec;
   MachineOptions machine;
   DeviceOptions devices;

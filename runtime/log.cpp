@@ -3,13 +3,16 @@
 #include <array>
 #include <utility>
 
+#include <fmt/format.h>
 #include <spdlog/logger.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 
 #include "runtime/error.h"
+#include "runtime/json_text.h"
 #include "runtime/terminal.h"
 #include "runtime/text.h"
+#include "runtime/trace.h"
 
 namespace halfquad {
 namespace {
@@ -35,6 +38,13 @@ spdlog::level::level_enum sink_level(LogLevel level) {
     if (row.level == level) return row.sink_level;
   }
   return spdlog::level::off;
+}
+
+std::string_view name_of(spdlog::level::level_enum level) {
+  for (const LevelRow& row : kLevels) {
+    if (row.sink_level == level) return row.name;
+  }
+  return "";
 }
 
 // The level's name. Coloured here and not by spdlog's colour sink, which writes a line in pieces that a progress bar
@@ -72,14 +82,19 @@ std::unique_ptr<spdlog::formatter> make_formatter(bool terminal) {
 
 struct Log::Impl {
   spdlog::logger logger{"halfquad", std::make_shared<spdlog::sinks::stderr_sink_mt>()};
+  LogFormat format = LogFormat::kText;
 
   void write(spdlog::level::level_enum level, std::string_view message) {
-    if (logger.should_log(level)) logger.log(level, spdlog::string_view_t(one_line(message)));
+    if (!logger.should_log(level)) return;
+    const bool json = format == LogFormat::kJson;
+    logger.log(level, spdlog::string_view_t(json ? json_log_line(name_of(level), message) : one_line(message)));
   }
 };
 
-Log::Log(LogLevel level) : level_(level), impl_(std::make_unique<Impl>()) {
-  impl_->logger.set_formatter(make_formatter(stderr_is_terminal()));
+Log::Log(LogLevel level, LogFormat format) : level_(level), impl_(std::make_unique<Impl>()) {
+  impl_->format = format;
+  impl_->logger.set_formatter(format == LogFormat::kJson ? std::make_unique<spdlog::pattern_formatter>("%v")
+                                                         : make_formatter(stderr_is_terminal()));
   impl_->logger.set_level(sink_level(level));
 }
 
@@ -96,6 +111,17 @@ LogLevel log_level_from_name(std::string_view name) {
   }
   throw Error(ErrorCode::kUsage,
               "unknown log level " + quoted(name) + "; choose trace, debug, info, warn, error or off");
+}
+
+LogFormat log_format_from_name(std::string_view name) {
+  if (name == "text") return LogFormat::kText;
+  if (name == "json") return LogFormat::kJson;
+  throw Error(ErrorCode::kUsage, "unknown log format " + quoted(name) + "; choose text or json");
+}
+
+std::string json_log_line(std::string_view level, std::string_view message, std::string_view more) {
+  return fmt::format(R"({{"time":"{}","level":{},"message":{}{}{}}})", utc_time(unix_microseconds()),
+                     json_string(level), json_string(one_line(message)), more.empty() ? "" : ",", more);
 }
 
 }  // namespace halfquad

@@ -4,6 +4,8 @@
 #include <string>
 #include <string_view>
 
+#include "runtime/log_format.h"
+
 namespace halfquad {
 
 enum class LogLevel { kTrace, kDebug, kInfo, kWarn, kError, kOff };
@@ -12,7 +14,7 @@ enum class LogLevel { kTrace, kDebug, kInfo, kWarn, kError, kOff };
 /// a message is dropped when its level is below the log's.
 class Log {
  public:
-  explicit Log(LogLevel level);
+  explicit Log(LogLevel level, LogFormat format = LogFormat::kText);
   ~Log();
   Log(const Log&) = delete;
   Log& operator=(const Log&) = delete;
@@ -32,5 +34,8 @@ class Log {
 
 /// "trace", "debug", "info", "warn", "error", "off"; throws kUsage for another name.
 [[nodiscard]] LogLevel log_level_from_name(std::string_view name);
+
+/// A message as one JSON object without newline; `more`: further members, such as R"("exit_code":4)", or nothing.
+[[nodiscard]] std::string json_log_line(std::string_view level, std::string_view message, std::string_view more = {});
 
 }  // namespace halfquad

@@ -5,22 +5,15 @@
 
 #include <fmt/format.h>
 
+#include "runtime/json_text.h"
 #include "runtime/text.h"
+#include "runtime/trace.h"
 
 namespace halfquad {
 namespace {
 
-constexpr double kRecentSeconds = 10;
-
-// 0 to 1. A job without source bytes (all tensors empty) is measured by its tensors.
-double fraction_done(const ProgressCounters& done, const ProgressTotals& totals) {
-  const auto ratio = [](std::uint64_t part, std::uint64_t whole) {
-    return std::min(1.0, static_cast<double>(part) / static_cast<double>(whole));
-  };
-  if (totals.source_bytes > 0) return ratio(done.source_bytes_done, totals.source_bytes);
-  if (totals.tensors > 0) return ratio(done.tensors_done, totals.tensors);
-  return 1;
-}
+constexpr double kFarBehind = 0.8;  // of what the rank in the middle has done
+constexpr double kLongSilence = 5;  // seconds; ranks speak every half second
 
 std::string bar_of(double fraction, int columns) {
   const int filled = static_cast<int>(fraction * columns);
@@ -45,65 +38,91 @@ std::string first_columns(std::string text, int columns) {
   return text;
 }
 
+// "3 on node7"
+std::string rank_name(int rank, const std::string& host) { return fmt::format("{} on {}", rank, one_line(host)); }
+
+std::string nullable(std::optional<double> value) { return value ? fmt::format("{:.3f}", *value) : "null"; }
+
+std::string rank_json(const RankProgress& rank) {
+  return fmt::format(
+      R"({{"rank":{},"host":{},"source_bytes_done":{},"bytes_read":{},"bytes_written":{},"weights_done":{},)"
+      R"("silent_seconds":{:.3f},"ended":{}}})",
+      rank.rank, json_string(rank.host), rank.source_bytes_done, rank.bytes_read, rank.bytes_written, rank.weights_done,
+      rank.silent_seconds, rank.ended);
+}
+
 }  // namespace
 
-double EtaEstimator::rate_between(const Sample& from, const Sample& to) {
-  if (to.seconds <= from.seconds || to.done <= from.done) return 0;
-  return static_cast<double>(to.done - from.done) / (to.seconds - from.seconds);
-}
-
-void EtaEstimator::add(double seconds, std::uint64_t done) {
-  const Sample sample{seconds, done};
-  if (!first_) first_ = sample;
-  recent_.push_back(sample);
-  while (recent_.size() > 2 && recent_[1].seconds <= seconds - kRecentSeconds) recent_.pop_front();
-}
-
-std::optional<double> EtaEstimator::remaining_seconds() const {
-  // Start-up counts as work at first: wait for a hundredth of the work or, in a long job, for a quarter minute.
-  constexpr double kSoonest = 2;
-  constexpr double kLatest = 15;
-  constexpr double kEnoughDone = 0.01;
-  if (!first_ || recent_.back().done >= total_) return std::nullopt;
-  const Sample& now = recent_.back();
-  const double elapsed = now.seconds - first_->seconds;
-  const double done = static_cast<double>(now.done - std::min(first_->done, now.done));
-  const bool enough = done >= kEnoughDone * static_cast<double>(total_ - std::min(first_->done, total_));
-  if (done == 0 || elapsed < kSoonest || (!enough && elapsed < kLatest)) return std::nullopt;
-  const double rate = (rate_between(*first_, now) + rate_between(recent_.front(), now)) / 2;
-  return static_cast<double>(total_ - now.done) / rate;
-}
-
-std::string progress_text(const ProgressCounters& done, const ProgressTotals& totals, double seconds, int bar_columns,
-                          std::optional<double> eta_seconds) {
-  const double fraction = fraction_done(done, totals);
+std::string progress_text(const ProgressSnapshot& now, int bar_columns) {
+  const double fraction = now.fraction();
   // Rounded down: 100.0 % means done.
   std::string text = fmt::format("{:5.1f} %", std::floor(fraction * 1000) / 10);
   if (bar_columns > 0) text += bar_of(fraction, bar_columns);
   // The busier direction: quantizing reads more than it writes, dequantizing writes more than it reads.
-  const std::uint64_t moved = std::max(done.bytes_read.load(), done.bytes_written.load());
-  text += fmt::format("{}{:.2f} GB/s", bar_columns > 0 ? " " : "  ", per_second(moved, seconds, 1e9));
-  if (totals.weights > 0) text += fmt::format("  {:.0f} Mw/s", per_second(done.weights_done, seconds, 1e6));
-  if (totals.tensors > 0) text += fmt::format("  tensors {}/{}", done.tensors_done.load(), totals.tensors);
-  if (fraction < 1) {
-    if (eta_seconds) text += "  ETA " + human_duration(*eta_seconds);
-  } else {
-    text += "  in " + human_duration(seconds);
+  const std::uint64_t moved = std::max(now.bytes_read, now.bytes_written);
+  text += fmt::format("{}{:.2f} GB/s", bar_columns > 0 ? " " : "  ", per_second(moved, now.seconds, 1e9));
+  if (now.totals.weights > 0) text += fmt::format("  {:.0f} Mw/s", per_second(now.weights_done, now.seconds, 1e6));
+  if (now.totals.tensors > 0) text += fmt::format("  tensors {}/{}", now.tensors_done, now.totals.tensors);
+  if (fraction >= 1) return text + "  in " + human_duration(now.seconds);
+  if (now.eta_seconds) text += "  ETA " + human_duration(*now.eta_seconds);
+  const std::optional<SlowestRank> slowest = slowest_rank(now.ranks);
+  if (slowest && slowest->of_median < kFarBehind) {
+    text += fmt::format("  slowest: rank {}, {:.0f} % of the median", rank_name(slowest->rank, slowest->host),
+                        100 * slowest->of_median);
   }
   return text;
 }
 
-std::string fitted_progress_text(std::string_view label, const ProgressCounters& done, const ProgressTotals& totals,
-                                 double seconds, int columns, std::optional<double> eta_seconds) {
+std::string fitted_progress_text(std::string_view label, const ProgressSnapshot& now, int columns) {
   constexpr int kShortestBar = 6;
   constexpr int kLongestBar = 40;
   constexpr int kBarFrame = 2;  // "| |" for the two blanks without a bar
   const std::string prefix = label.empty() ? std::string() : std::string(label) + " ";
-  const std::string bare = prefix + progress_text(done, totals, seconds, 0, eta_seconds);
+  const std::string bare = prefix + progress_text(now, 0);
   const int bar = std::min(columns - columns_of(bare) - kBarFrame, kLongestBar);
   if (bar < kShortestBar) return first_columns(bare, columns);
-  // The numbers may have grown since they were measured.
-  return first_columns(prefix + progress_text(done, totals, seconds, bar, eta_seconds), columns);
+  return prefix + progress_text(now, bar);
+}
+
+std::string ranks_text(const ProgressSnapshot& now) {
+  std::size_t widest = 0;
+  for (const RankProgress& rank : now.ranks) widest = std::max(widest, rank_name(rank.rank, rank.host).size());
+  std::string text;
+  for (const RankProgress& rank : now.ranks) {
+    const double part = now.totals.source_bytes == 0 ? 0
+                                                     : static_cast<double>(rank.source_bytes_done) /
+                                                           static_cast<double>(now.totals.source_bytes);
+    text += fmt::format("  rank {:<{}}  {:5.1f} %  {:.2f} GB/s  {:.0f} Mw/s", rank_name(rank.rank, rank.host), widest,
+                        100 * part, per_second(std::max(rank.bytes_read, rank.bytes_written), now.seconds, 1e9),
+                        per_second(rank.weights_done, now.seconds, 1e6));
+    if (rank.ended) {
+      text += "  done";
+    } else if (rank.silent_seconds > kLongSilence) {
+      text += fmt::format("  silent for {:.0f} s", rank.silent_seconds);
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+std::string progress_json(std::string_view label, const ProgressSnapshot& now, bool with_ranks) {
+  std::string text = fmt::format(
+      R"({{"time":"{}","level":"info","event":"progress","phase":{},"seconds":{:.3f},"fraction":{:.6f},"eta_seconds":{},)"
+      R"("source_bytes_done":{},"source_bytes":{},"bytes_read":{},"bytes_written":{},"weights_done":{},"weights":{},)"
+      R"("tensors_done":{},"tensors":{})",
+      utc_time(unix_microseconds()), json_string(label), now.seconds, now.fraction(), nullable(now.eta_seconds),
+      now.source_bytes_done, now.totals.source_bytes, now.bytes_read, now.bytes_written, now.weights_done,
+      now.totals.weights, now.tensors_done, now.totals.tensors);
+  if (const std::optional<SlowestRank> slowest = slowest_rank(now.ranks)) {
+    text += fmt::format(R"(,"slowest_rank":{{"rank":{},"host":{},"of_median":{:.3f}}})", slowest->rank,
+                        json_string(slowest->host), slowest->of_median);
+  }
+  if (with_ranks) {
+    std::string ranks;
+    for (const RankProgress& rank : now.ranks) ranks.append(ranks.empty() ? "" : ",").append(rank_json(rank));
+    text += fmt::format(R"(,"ranks":[{}])", ranks);
+  }
+  return text + '}';
 }
 
 }  // namespace halfquad

@@ -7,27 +7,13 @@
 
 #include <fmt/format.h>
 
-#include "runtime/text.h"
+#include "runtime/json_text.h"
 
 namespace halfquad {
 namespace {
 
 std::int64_t microseconds(Trace::Clock::duration duration) {
   return std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
-}
-
-/// `text` as a JSON string. Names of tensors are any UTF-8; anything else is escaped by quoted() first.
-std::string json_string(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : is_utf8(text) ? text : quoted(text)) {
-    if (c == '"' || c == '\\') out += '\\';
-    if (static_cast<unsigned char>(c) < 0x20) {
-      out += fmt::format("\\u{:04x}", static_cast<unsigned>(static_cast<unsigned char>(c)));
-    } else {
-      out += c;
-    }
-  }
-  return out + '"';
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ namespace halfquad {
 namespace {
 
 constexpr std::chrono::milliseconds kPause{1};
+constexpr std::chrono::milliseconds kBoardInterval{200};
 
 }  // namespace
 
@@ -113,7 +114,7 @@ void JobLeader::work_along(LocalRun& local, const ProgressCounters& own, Progres
   bool closed = false;
   std::optional<std::chrono::steady_clock::time_point> deadline;
   while (!(local.ended() && all_ended())) {
-    if (stop_.requested()) note_failure(kNobody, Error(ErrorCode::kInterrupted, "interrupted by a signal"));
+    if (stop_.requested()) note_stop();
     if (local.ended() && local.outcome().error) note_failure(kSelf, *local.outcome().error);
     if (first_error_ && !deadline) {
       deadline = std::chrono::steady_clock::now() + limits_.wind_up;
@@ -184,9 +185,42 @@ void JobLeader::show_progress(const ProgressCounters& own, ProgressCounters& sho
   shown.bytes_read = read;
   shown.bytes_written = written;
   shown.weights_done = weights;
+  shown.source_bytes_before = resume_.source_bytes;
   shown.source_bytes_done = source_bytes;
+  show_ranks(own);
   const std::lock_guard lock(mutex_);
   shown.tensors_done = ledger_->tensors_done();
+}
+
+void JobLeader::show_ranks(const ProgressCounters& own) {
+  const auto now = std::chrono::steady_clock::now();
+  if (board_of_ranks_ == nullptr || (now < next_board_ && local_ != nullptr)) return;
+  next_board_ = now + kBoardInterval;
+  std::vector<RankProgress> ranks;
+  for (std::size_t rank = 0; rank < peers_.size(); ++rank) {
+    const Peer& peer = peers_[rank];
+    ranks.push_back({.rank = static_cast<int>(rank),
+                     .host = facts_[rank].host,
+                     .bytes_read = peer.bytes_read,
+                     .bytes_written = peer.bytes_written,
+                     .weights_done = peer.weights,
+                     .source_bytes_done = peer.source_bytes,
+                     .silent_seconds = std::chrono::duration<double>(now - peer.heard).count(),
+                     .ended = peer.ended});
+  }
+  ranks[kSelf] = {.rank = kSelf,
+                  .host = facts_[kSelf].host,
+                  .bytes_read = own.bytes_read,
+                  .bytes_written = own.bytes_written,
+                  .weights_done = own.weights_done,
+                  .source_bytes_done = own.source_bytes_done,
+                  .ended = local_ == nullptr || local_->ended()};
+  board_of_ranks_->set(std::move(ranks));
+}
+
+std::uint64_t JobLeader::saved_source_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return ledger_ == nullptr ? 0 : ledger_->source_bytes_done();
 }
 
 // ---- messages
@@ -342,7 +376,7 @@ void JobLeader::wait_for_all(bool Peer::*arrived) {
 
 void JobLeader::wait_until(const std::function<bool()>& done) {
   while (!done()) {
-    if (stop_.requested()) note_failure(kNobody, Error(ErrorCode::kInterrupted, "interrupted by a signal"));
+    if (stop_.requested()) note_stop();
     if (first_error_) throw *first_error_;
     if (!pump()) outbox_.rest(communicator_.moving());
   }
@@ -361,6 +395,12 @@ void JobLeader::check_silence() {
 }
 
 // ---- the end
+
+void JobLeader::note_stop() {
+  if (first_error_) return;
+  warn_("stopping, for a signal asks to: what is finished is being saved; a second signal ends at once");
+  note_failure(kNobody, Error(ErrorCode::kInterrupted, "interrupted by a signal"));
+}
 
 void JobLeader::note_failure(int rank, const Error& error) {
   if (first_error_) return;

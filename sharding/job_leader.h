@@ -11,6 +11,7 @@
 
 #include "runtime/communicator.h"
 #include "runtime/progress.h"
+#include "runtime/rank_board.h"
 #include "runtime/stop_flag.h"
 #include "sharding/decision_board.h"
 #include "sharding/ledger.h"
@@ -61,6 +62,11 @@ class JobLeader {
   /// Does the job, continuing what is in job.partial when `resumed`. Throws the first error of any rank, naming that
   /// rank, after all of them have wound up or JobLimits::wind_up has passed.
   [[nodiscard]] RunResult run(const RankJob& job, bool resumed, ProgressCounters& progress);
+
+  /// Before run(): keeps `board`, which must outlive this object, at what every rank has done.
+  void show_ranks_on(RankBoard& board) noexcept { board_of_ranks_ = &board; }
+  /// Source bytes whose output a rerun will find finished, of run()'s job.
+  [[nodiscard]] std::uint64_t saved_source_bytes() const;
 
   [[nodiscard]] const ResumeFacts& resume_facts() const noexcept { return resume_; }
   [[nodiscard]] const std::vector<RankFacts>& ranks() const noexcept { return facts_; }
@@ -132,6 +138,8 @@ class JobLeader {
   void wait_for_all(bool Peer::*arrived);
   void say_bye(const std::optional<Error>& error);
   void show_progress(const ProgressCounters& own, ProgressCounters& shown);
+  void show_ranks(const ProgressCounters& own);
+  void note_stop();
   [[nodiscard]] std::string name_of_rank(int rank) const;
 
   Communicator& communicator_;
@@ -157,8 +165,10 @@ class JobLeader {
   StopFlag checks_stop_;  // of what meanwhile() does: requested when the job ends early
   std::chrono::steady_clock::time_point next_sign_;
   int run_number_ = 0;
+  RankBoard* board_of_ranks_ = nullptr;
+  std::chrono::steady_clock::time_point next_board_;
 
-  std::mutex mutex_;  // guards what follows: this rank's pipeline uses it too
+  mutable std::mutex mutex_;  // guards what follows: this rank's pipeline uses it too
   std::unique_ptr<WorkQueue> queue_;
   std::unique_ptr<DecisionBoard> board_;
   std::unique_ptr<Ledger> ledger_;

@@ -83,4 +83,10 @@ void OutputCatalog::add_layer(const Format& format, std::size_t source, const So
   quantized_.push_back(std::move(layer));
 }
 
+std::uint64_t OutputCatalog::data_bytes() const noexcept {
+  std::uint64_t bytes = 0;
+  for (const TensorEntry& entry : entries_) bytes += entry.end;
+  return bytes;
+}
+
 }  // namespace halfquad

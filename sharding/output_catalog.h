@@ -80,6 +80,10 @@ class OutputCatalog {
   std::size_t add_codes(TensorShape tensor, const BlockLayout& blocks);
   void add_layer(QuantizedTensor layer) { quantized_.push_back(std::move(layer)); }
 
+  /// Of all tensors: what OutputLayout::data_bytes() will be.
+  [[nodiscard]] std::uint64_t data_bytes() const noexcept;
+  [[nodiscard]] std::span<const QuantizedTensor> layers() const noexcept { return quantized_; }
+
  private:
   friend class OutputLayout;
 

@@ -208,6 +208,12 @@ std::map<std::string, GgmlTypeId, std::less<>> gguf_mixture(std::string_view mix
   return types;
 }
 
+std::vector<std::string_view> gguf_mixtures() {
+  std::vector<std::string_view> names;
+  for (const MixRecipe& mixture : kRecipes) names.push_back(mixture.name);
+  return names;
+}
+
 std::uint32_t gguf_file_type(std::span<const Decision> decisions) {
   const BlockType* most = block_type_of(most_frequent_spec(decisions));
   if (most == nullptr) return file_type_named("Q4_1");

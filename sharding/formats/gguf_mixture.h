@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "io/gguf.h"
 #include "sharding/rules.h"
@@ -17,6 +18,9 @@ namespace halfquad {
 [[nodiscard]] std::map<std::string, GgmlTypeId, std::less<>> gguf_mixture(std::string_view mixture,
                                                                           std::span<const GgufKey> keys,
                                                                           std::span<const std::string> names);
+
+/// The names of all mixtures.
+[[nodiscard]] std::vector<std::string_view> gguf_mixtures();
 
 /// general.file_type: llama.cpp's number for the mixture that these decisions look like.
 [[nodiscard]] std::uint32_t gguf_file_type(std::span<const Decision> decisions);

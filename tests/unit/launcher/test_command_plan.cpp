@@ -1,4 +1,6 @@
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
@@ -7,12 +9,16 @@
 #include <gtest/gtest.h>
 
 #include "cli_fixture.h"
+#include "launcher/engines.h"
+#include "sharding/format.h"
 
 namespace halfquad {
 namespace {
 
 using test::Outcome;
+using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 class PlanCommand : public test::CliTest {
  protected:
@@ -98,6 +104,118 @@ TEST_F(PlanCommand, AsksSlurmForTheHoursOfASlowFileSystem) {
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_THAT(outcome.out, testing::ContainsRegex("#SBATCH --time=0[1-3]:[0-5][05]:00\n"));
   EXPECT_THAT(outcome.out, HasSubstr("bound by the file system"));
+}
+
+TEST_F(PlanCommand, AnswersWhetherItFitsOnACard) {
+  const auto plan = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"plan", "--preset", "llama-8b", "--log-level", "off"});
+    const Outcome outcome = run(more);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome.out;
+  };
+  const std::string text = plan({"--threads", "3"});
+  EXPECT_THAT(text, HasSubstr("\"llama-8b\": llama, 8.03 G weights"));
+  EXPECT_THAT(text, HasSubstr("fits on 24.0 GiB, with "));
+  EXPECT_THAT(text, HasSubstr("cache 1.0 GiB (8192 tokens; 32 layers, 8 key/value heads of 128, 16 bit)"));
+  EXPECT_THAT(text, HasSubstr("1.0 GiB for the engine (assumed)"));
+  EXPECT_THAT(text, HasSubstr("(assumed; --measure"));
+  EXPECT_THAT(text, HasSubstr("\n  compressed-tensors  5.5 GiB  vLLM; transformers 5"));
+  EXPECT_THAT(text, Not(HasSubstr("in parentheses")));
+  EXPECT_THAT(plan({"--card", "6GiB", "--context", "2048"}), HasSubstr("does not fit on 6.0 GiB: "));
+  EXPECT_THAT(plan({"--bits", "3", "--card", "7GiB"}),
+              AllOf(HasSubstr("torchao                     -  not so: torchao has no 3-bit codes"),
+                    HasSubstr("(8.9 GiB)"), HasSubstr("in parentheses: too large")));
+}
+
+TEST_F(PlanCommand, JsonHoldsTheCardTheChoicesAndTheFormats) {
+  const auto plan = boost::json::parse(run({"plan", "--preset", "llama-8b", "--json"}).out);
+
+  const auto& card = plan.at("card");
+  EXPECT_EQ(card.at("needed_bytes").to_number<std::uint64_t>(),
+            plan.at("output_bytes").to_number<std::uint64_t>() + (std::uint64_t{2} << 30));
+  EXPECT_EQ(card.at("cache").at("bytes").to_number<std::uint64_t>(), std::uint64_t{1} << 30);
+  EXPECT_TRUE(card.at("fits").as_bool());
+  EXPECT_EQ(plan.at("choices").as_array().size(), 21U);
+  bool found = false;
+  for (const auto& choice : plan.at("choices").as_array()) {
+    if (choice.at("options").as_string() != "--bits 4 --group-size 64") continue;
+    found = true;
+    EXPECT_EQ(choice.at("bytes"), plan.at("output_bytes")) << "the plan's own settings";
+    EXPECT_DOUBLE_EQ(choice.at("bits_per_weight").as_double(), plan.at("bits_per_weight").as_double());
+  }
+  EXPECT_TRUE(found);
+  ASSERT_EQ(plan.at("formats").as_array().size(), formats().size());
+  EXPECT_EQ(plan.at("formats").at(0).at("bytes"), plan.at("output_bytes"));
+  EXPECT_TRUE(plan.at("rates").at("assumed").as_bool());
+  EXPECT_EQ(plan.at("nodes").as_array().size(), 3U);
+}
+
+TEST_F(PlanCommand, FitsACardAndPrintsACommandThatMakesIt) {
+  ASSERT_EQ(run({"synth", path("a model"), "--preset", "tiny", "--progress", "none"}).code, 0);
+  const auto fit = [&](const std::string& size, std::vector<std::string> more = {}) {
+    more.insert(more.begin(), {"plan", path("a model"), "--fit", size, "--json", "--log-level", "off"});
+    const Outcome outcome = run(more);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return boost::json::parse(outcome.out);
+  };
+  EXPECT_EQ(fit("24GiB").at("fit").at("options").as_string(), "--bits 8 --group-size 32");
+
+  // 1 GiB for the engine, 4 MiB for the cache: the rest is for the weights.
+  const auto small = fit("1030MiB", {"--skip", "o_proj"});
+  const std::string options(small.at("fit").at("options").as_string());
+  EXPECT_EQ(options.rfind("--bits ", 0), 0U) << options;
+  EXPECT_EQ(std::string(small.at("fit").at("command").as_string()), "halfquad quantize '" + path("a model") +
+                                                                        "' 'a model-hqq-" + options.substr(7, 1) +
+                                                                        "bit' " + options + " --skip o_proj");
+  EXPECT_EQ(small.at("output_bytes"), small.at("fit").at("bytes")) << "the plan is of the choice";
+  EXPECT_TRUE(small.at("card").at("fits").as_bool());
+  ASSERT_EQ(run({"quantize", path("a model"), path("q"), "--bits", options.substr(7, 1), "--group-size",
+                 options.substr(options.rfind(' ') + 1), "--skip", "o_proj", "--progress", "none"})
+                .code,
+            0);
+  const auto size = std::filesystem::file_size(path("q/model.safetensors"));
+  EXPECT_GE(size, small.at("fit").at("bytes").to_number<std::uint64_t>());
+  EXPECT_LT(size, small.at("fit").at("bytes").to_number<std::uint64_t>() + 65536) << "and its header";
+
+  EXPECT_EQ(
+      std::string(fit("1034MiB", {"--format", "gguf"}).at("fit").at("options").as_string()).rfind("--mixture Q", 0),
+      0U);
+}
+
+TEST_F(PlanCommand, SaysWhatIsMissingWhenNothingFits) {
+  const auto refuse = [&](std::vector<std::string> arguments, const std::string& part) {
+    arguments.insert(arguments.begin(), {"plan", "--preset", "llama-8b"});
+    const Outcome outcome = fail(arguments);
+    EXPECT_EQ(outcome.code, 2);
+    EXPECT_THAT(outcome.err, HasSubstr(part));
+  };
+  refuse({"--fit", "4GiB"}, "nothing fits 4.0 GiB: the smallest hqq output (--bits 1 --group-size 128) takes 3.0 GiB");
+  refuse({"--fit", "8GiB", "--bits", "4"}, "leave --bits");
+  refuse({"--fit", "8GiB", "--card", "8GiB"}, "leave --card out");
+  refuse({"--card", "huge"}, "--card: \"huge\"");
+}
+
+TEST_F(PlanCommand, SpeaksOfNoCacheForAnEncoder) {
+  ASSERT_EQ(run({"synth", path("m"), "--preset", "tiny", "--progress", "none"}).code, 0);
+  std::ofstream(path("m/config.json")) << R"({"model_type": "bert", "architectures": ["BertModel"]})";
+
+  EXPECT_THAT(run({"plan", path("m"), "--log-level", "off"}).out, HasSubstr("+ no cache (an encoder) + 1.0 GiB"));
+}
+
+TEST(FormatSupport, IsTheTableOfReadme) {
+  std::ifstream readme(HALFQUAD_GOLDEN_DIR "/../../README.md");
+  const std::string text{std::istreambuf_iterator<char>(readme), {}};
+  ASSERT_FALSE(text.empty());
+  for (const FormatSupport& row : format_support()) {
+    const std::string usual = row.format == "hqq" ? " (default)" : "";
+    const std::string line = "\n| `" + std::string(row.format) + "`" + usual + " | " + std::string(row.holds) + " | " +
+                             std::string(row.loaded_by) + " |\n";
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+  ASSERT_EQ(format_support().size(), formats().size());
+  for (std::size_t i = 0; i < formats().size(); ++i) {
+    EXPECT_NE(loaded_by(formats()[i]->name()), "") << formats()[i]->name();
+  }
 }
 
 TEST_F(PlanCommand, RefusesWhatCannotBePlanned) {

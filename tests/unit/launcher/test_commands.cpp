@@ -231,7 +231,7 @@ TEST_F(CommandTest, PlanPredictsTheOutputAndWritesNothing) {
   EXPECT_GT(measured.at("prediction").at("read_seconds").as_double(), 0);
   const Outcome text = run({"plan", model_, "--log-level", "off"});
   EXPECT_TRUE(has(text.out, "memory")) << text.out;
-  EXPECT_TRUE(has(text.out, "unknown without rates")) << text.out;
+  EXPECT_TRUE(has(text.out, "(assumed; --measure")) << text.out;
 }
 
 TEST_F(CommandTest, RefusalsNameTheReasonAndLeaveNothing) {

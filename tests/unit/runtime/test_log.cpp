@@ -78,6 +78,32 @@ TEST(Log, DoesNotMixLinesOfThreads) {
   EXPECT_EQ(whole, 200U);
 }
 
+TEST(Log, WritesJsonLinesWhenAsked) {
+  const std::string text = stderr_of([] {
+    Log log(LogLevel::kInfo, LogFormat::kJson);
+    log.debug("unheard");
+    log.warn("a \"name\"\nand\x1b\xff");
+  });
+
+  EXPECT_THAT(text, MatchesRegex(R"(\{"time":"[0-9-]+T[0-9:]+\.[0-9]+Z","level":"warn",.*\}.)"));
+  EXPECT_THAT(text, HasSubstr(R"("message":"a \"name\"\\nand\\x1b\\xff")"));
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1);
+}
+
+TEST(JsonLogLine, TakesFurtherMembers) {
+  EXPECT_THAT(json_log_line("error", "m", R"("exit_code":4)"),
+              EndsWith(R"("level":"error","message":"m","exit_code":4})"));
+}
+
+TEST(LogFormatFromName, KnowsBothAndRefusesOthers) {
+  EXPECT_EQ(log_format_from_name("text"), LogFormat::kText);
+  EXPECT_EQ(log_format_from_name("json"), LogFormat::kJson);
+
+  const Error error = error_of([] { (void)log_format_from_name("xml"); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.what(), HasSubstr("\"xml\"; choose text or json"));
+}
+
 TEST(LogLevelFromName, KnowsEveryLevel) {
   EXPECT_EQ(log_level_from_name("trace"), LogLevel::kTrace);
   EXPECT_EQ(log_level_from_name("debug"), LogLevel::kDebug);

@@ -1,0 +1,229 @@
+#include "launcher/plan_fit.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <limits>
+#include <memory>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "launcher/help_formatter.h"
+#include "launcher/job.h"
+#include "runtime/check.h"
+#include "runtime/parallel.h"
+#include "runtime/text.h"
+
+namespace halfquad {
+namespace {
+
+constexpr char kUsualCard[] = "24GiB";
+constexpr char kGroup[] = "Card";
+constexpr std::int64_t kMostTokens = std::int64_t{1} << 32;
+
+/// As one word of a shell's command line.
+std::string shell_word(const std::string& word) {
+  constexpr std::string_view kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./:,@%";
+  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
+  std::string out = "'";
+  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+/// The options that `spec` was made from.
+std::vector<std::string> spec_words(const SpecOptions& spec) {
+  std::vector<std::string> words;
+  const auto add = [&](const char* option, const std::string& value) {
+    if (!value.empty()) words.insert(words.end(), {option, value});
+  };
+  const auto add_number = [&](const char* option, const auto& value) {
+    if (value) add(option, fmt::format("{}", *value));
+  };
+  const auto add_flag = [&](const char* option, bool is_set) {
+    if (is_set) words.emplace_back(option);
+  };
+  const auto unless = [](const std::string& value, std::string_view usual) {
+    return value == usual ? std::string() : value;
+  };
+  add("--format", spec.format);
+  add("--bits", spec.bits);
+  add("--group-size", spec.group_size);
+  add("--type", spec.type);
+  add("--mixture", spec.mixture);
+  add_number("--axis", spec.axis);
+  add("--solver", spec.solver);
+  add_number("--iters", spec.iters);
+  add_number("--starts", spec.starts);
+  add("--importance", spec.importance);
+  add_number("--importance-power", spec.importance_power);
+  add("--round-zero", unless(spec.round_zero, "auto"));
+  add_flag("--per-tensor", spec.per_tensor);
+  add_flag("--symmetric", spec.symmetric);
+  add("--scale-dtype", spec.scale_dtype);
+  add("--nonfinite", unless(spec.nonfinite, "error"));
+  add_flag("--group-fallback", spec.group_fallback);
+  add("--max-shard-size", spec.max_shard_size);
+  add("--recipe", spec.recipe);
+  for (const std::string& rule : spec.rules) add("--rule", rule);
+  for (const std::string& skip : spec.skip) add("--skip", skip);
+  return words;
+}
+
+std::string output_name(const std::string& model, const SpecOptions& spec) {
+  std::string name = std::filesystem::path(model).lexically_normal().filename().string();
+  if (name.empty()) name = std::filesystem::path(model).lexically_normal().parent_path().filename().string();
+  for (const std::string_view ending : {".gguf", ".safetensors"}) {
+    if (name.ends_with(ending)) name.resize(name.size() - ending.size());
+  }
+  const Format& format = spec.output_format();
+  const std::string bits = spec.bits.empty() ? "4" : spec.bits;
+  if (format.container() != Container::kGguf) return fmt::format("{}-{}-{}bit", name, format.name(), bits);
+  const std::string kind = spec.mixture.empty() ? spec.type.empty() ? bits + "bit" : spec.type : spec.mixture;
+  return fmt::format("{}-{}.gguf", name, kind);
+}
+
+/// What a choice is tried on.
+class Sizer {
+ public:
+  Sizer(const Context& context, const Checkpoint& checkpoint, const SpecOptions& spec)
+      : recipe_(spec.build_recipe(context.fs)),
+        texts_(read_texts(context.fs, checkpoint, spec.output_format())),
+        inputs_{checkpoint, recipe_, spec.output_format(), spec.limits(), spec.stored(), texts_} {}
+
+  [[nodiscard]] SizedChoice size(const SpecChoice& choice) const { return size_choice(choice, inputs_); }
+
+ private:
+  Recipe recipe_;
+  SourceTexts texts_;
+  ChoiceInputs inputs_;
+};
+
+std::vector<SizedChoice> sized_choices(const Context& context, const Checkpoint& checkpoint, SpecOptions spec,
+                                       int threads) {
+  spec.format = spec.output_format().name();  // which the type may have said
+  spec.bits = spec.group_size = spec.type = spec.mixture = {};
+  const Sizer sizer(context, checkpoint, spec);
+  const std::vector<SpecChoice> choices = spec_choices(spec.output_format());
+  std::vector<SizedChoice> sized(choices.size());
+  // A mixture of experts has a hundred thousand tensors.
+  parallel_for(threads, static_cast<std::int64_t>(choices.size()), context.stop, [&](int /*worker*/, std::int64_t i) {
+    sized[static_cast<std::size_t>(i)] = sizer.size(choices[static_cast<std::size_t>(i)]);
+  });
+  return sized;
+}
+
+}  // namespace
+
+void add_fit_options(CLI::App& app, FitOptions& options) {
+  app.add_option("--card", options.card, "Memory of the card that the output should fit on")
+      ->default_str(kUsualCard)
+      ->type_name("SIZE")
+      ->group(kGroup);
+  app.add_option("--fit", options.fit,
+                 "Instead of --bits and --group-size: the best for a card of SIZE, which is the one with the least "
+                 "expected error among those that fit with the cache")
+      ->type_name("SIZE")
+      ->group(kGroup);
+  app.add_option("--context", options.context, "Tokens that the cache has room for")
+      ->default_str("8192, or what the model was made for")
+      ->check(quiet(CLI::Range(std::int64_t{1}, kMostTokens)))
+      ->type_name("N")
+      ->group(kGroup);
+}
+
+std::uint64_t CardFit::room() const noexcept {
+  const std::uint64_t taken = cache_bytes + kEngineBytes;
+  return taken < card_bytes ? card_bytes - taken : 0;
+}
+
+std::optional<std::int64_t> CardFit::longest_context() const {
+  if (!model.cache || weights_bytes + kEngineBytes > card_bytes) return std::nullopt;
+  const std::uint64_t left = card_bytes - weights_bytes - kEngineBytes;
+  std::int64_t fits = 0, too_many = model.longest_context > 0 ? model.longest_context + 1 : kMostTokens;
+  while (too_many - fits > 1) {
+    const std::int64_t middle = fits + (too_many - fits) / 2;
+    (model.cache->bytes(middle) <= left ? fits : too_many) = middle;
+  }
+  return fits;
+}
+
+CardFit card_fit(const FitOptions& options, const ModelFacts& model, std::uint64_t weights_bytes) {
+  HALFQUAD_REQUIRE(options.fit.empty() || options.card.empty(), kUsage, "--fit says the card's size: leave --card out");
+  CardFit fit;
+  const bool fitted = !options.fit.empty();
+  const std::string size = fitted ? options.fit : options.card.empty() ? kUsualCard : options.card;
+  fit.card_bytes = parse_size_option(size, fitted ? "--fit" : "--card");
+  fit.weights_bytes = weights_bytes;
+  fit.model = model;
+  fit.context = options.context;
+  if (fit.context == 0) {
+    fit.context = model.longest_context > 0 ? std::min(kUsualContext, model.longest_context) : kUsualContext;
+  }
+  if (model.cache) fit.cache_bytes = model.cache->bytes(fit.context);
+  return fit;
+}
+
+Alternatives alternatives_of(const Context& context, const Checkpoint& checkpoint, const SpecOptions& spec,
+                             int threads) {
+  Alternatives found;
+  found.choices = sized_choices(context, checkpoint, spec, threads);
+  std::vector<std::unique_ptr<Sizer>> sizers;
+  for (const Format* format : formats()) {
+    const bool is_gguf = format->container() == Container::kGguf;
+    const bool chosen = format == &spec.output_format();
+    if (!chosen && !is_gguf && (checkpoint.gguf() != nullptr || !spec.type.empty() || !spec.mixture.empty())) continue;
+    SpecOptions same = spec;
+    same.format = format->name();
+    if (!chosen) same.scale_dtype = {};
+    found.formats.push_back({std::string(format->name()), {}});
+    sizers.push_back(nullptr);
+    try {
+      sizers.back() = std::make_unique<Sizer>(context, checkpoint, same);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kUsage || chosen) throw;
+      found.formats.back().size.why_not = error.what();  // settings of another format
+    }
+  }
+  parallel_for(threads, static_cast<std::int64_t>(sizers.size()), context.stop, [&](int /*worker*/, std::int64_t i) {
+    const auto& sizer = sizers[static_cast<std::size_t>(i)];
+    if (sizer != nullptr) found.formats[static_cast<std::size_t>(i)].size = sizer->size({});
+  });
+  return found;
+}
+
+SizedChoice fit_spec(const Context& context, const Checkpoint& checkpoint, const SpecOptions& spec,
+                     const FitOptions& options, int threads) {
+  HALFQUAD_REQUIRE(spec.bits.empty() && spec.group_size.empty() && spec.type.empty() && spec.mixture.empty(), kUsage,
+                   "--fit chooses the settings: leave --bits, --group-size, --type and --mixture out");
+  const CardFit fit = card_fit(options, model_facts(checkpoint), 0);
+  const std::vector<SizedChoice> choices = sized_choices(context, checkpoint, spec, threads);
+  const std::optional<std::size_t> best = best_choice(choices, fit.room());
+  if (best) return choices[*best];
+  const auto smallest = std::ranges::min_element(choices, {}, [](const SizedChoice& choice) {
+    return choice.why_not.empty() ? choice.bytes : std::numeric_limits<std::uint64_t>::max();
+  });
+  HALFQUAD_REQUIRE(smallest != choices.end() && smallest->why_not.empty(), kUsage,
+                   fmt::format("{} cannot hold this model: {}", spec.output_format().name(),
+                               smallest == choices.end() ? std::string("no settings") : smallest->why_not));
+  throw Error(
+      ErrorCode::kUsage,
+      fmt::format("nothing fits {}: the smallest {} output ({}) takes {}, beside {} for the cache of {} tokens "
+                  "and {} for the engine; try a shorter --context, another --format or a larger card",
+                  human_bytes(fit.card_bytes), spec.output_format().name(), smallest->choice.options(),
+                  human_bytes(smallest->bytes), human_bytes(fit.cache_bytes), fit.context, human_bytes(kEngineBytes)));
+}
+
+SpecOptions with_choice(SpecOptions spec, const SpecChoice& choice) {
+  if (choice.width) spec.bits = name_of(*choice.width);
+  if (choice.group_size) spec.group_size = fmt::format("{}", *choice.group_size);
+  if (!choice.mixture.empty()) spec.mixture = choice.mixture;
+  return spec;
+}
+
+std::string quantize_command(const std::string& model, const SpecOptions& spec) {
+  std::string line = fmt::format("halfquad quantize {} {}", shell_word(model), shell_word(output_name(model, spec)));
+  for (const std::string& word : spec_words(spec)) line += " " + shell_word(word);
+  return line;
+}
+
+}  // namespace halfquad
