@@ -27,9 +27,16 @@ class ProgressCaller {
  public:
   ProgressCaller(const CheckpointJob& job, StopFlag& stop) : job_(job), stop_(stop) {}
 
-  /// Begins to call; ends with the returned object, after one last call.
+  /// Calls before any work, where what is thrown keeps it from beginning, and goes on until the returned object ends,
+  /// with one last call.
   [[nodiscard]] std::shared_ptr<void> watch(const ProgressCounters& counters, const ProgressTotals& totals) {
     if (!job_.progress) return nullptr;
+    try {
+      job_.progress({.source_bytes = totals.source_bytes, .weights = totals.weights});
+    } catch (...) {
+      thrown_ = std::current_exception();
+      throw;
+    }
     return std::make_shared<Watch>(*this, counters, totals);
   }
 
@@ -182,7 +189,9 @@ JobSummary quantize_checkpoint(const CheckpointJob& job) {
   const std::stop_callback cancel(job.stop, [&stop] { stop.request(); });
   ProgressCaller progress(job, stop);
   try {
-    return run(job, stop, progress);
+    JobSummary summary = run(job, stop, progress);
+    progress.rethrow();  // of the last call
+    return summary;
   } catch (const Error&) {
     progress.rethrow();
     throw;

@@ -62,8 +62,8 @@ struct CheckpointJob {
   std::uint64_t memory_bytes = 0;  ///< Of all buffers; 0: 2 GiB, or half of what is free.
   std::string devices = "none";    ///< GPUs beside the cores: "none", "auto", "all" or a list such as "0,2".
 
-  /// Called from a thread of the job about every `progress_interval`, and once at the end of the work. What it throws
-  /// ends the job and comes out of quantize_checkpoint().
+  /// Called before any work, then from a thread of the job about every `progress_interval`, and once at the end of the
+  /// work. What it throws ends the job, if that is not complete yet, and comes out of quantize_checkpoint().
   std::function<void(const JobProgress&)> progress = {};
   std::chrono::milliseconds progress_interval{200};
   /// Called with one sentence for each thing that a person should know of; from any thread of the job, one at a time.

@@ -214,6 +214,11 @@ TEST_F(Library, PassesOnWhatTheProgressFunctionThrows) {
   whole.progress = [](const JobProgress&) { throw std::domain_error("enough"); };
   EXPECT_THROW((void)quantize_checkpoint(whole), std::domain_error);
   EXPECT_FALSE(std::filesystem::exists(whole.out));
+  // Of the last call too, when there is an output already.
+  whole.progress = [](const JobProgress& at) {
+    if (at.source_bytes_done == at.source_bytes) throw std::domain_error("late");
+  };
+  EXPECT_THROW((void)quantize_checkpoint(whole), std::domain_error);
 }
 
 TEST_F(Library, SaysWhatIsWrongWithAJob) {
