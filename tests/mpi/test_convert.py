@@ -150,7 +150,7 @@ class PairsTest(Conversions):
             self.assertEqual({layer["why"] for layer in found["changed_layers"]}, {why})
             self.assertTrue(all(0 < layer["rms_error"] < 1e-2 for layer in found["changed_layers"]))
             report = json.loads((out / "halfquad_report.json").read_text())
-            limit = 0.06 if form == "awq" else 1e-3
+            limit = 0.08 if form == "awq" else 1e-3
             self.assertTrue(all(0 < layer["relative_error"] < limit for layer in report["layers"]))
             self.run_to_end("verify", out, "--source", hqq, *QUIET)
             # What it was converted from is what errors are against.
