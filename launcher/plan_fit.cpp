@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <limits>
 #include <memory>
 
@@ -10,6 +11,7 @@
 
 #include "launcher/help_formatter.h"
 #include "launcher/job.h"
+#include "launcher/output_report.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
 #include "runtime/text.h"
@@ -20,15 +22,6 @@ namespace {
 constexpr char kUsualCard[] = "24GiB";
 constexpr char kGroup[] = "Card";
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 32;
-
-/// As one word of a shell's command line.
-std::string shell_word(const std::string& word) {
-  constexpr std::string_view kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./:,@%";
-  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
-  std::string out = "'";
-  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
 
 /// The options that `spec` was made from.
 std::vector<std::string> spec_words(const SpecOptions& spec) {
@@ -221,9 +214,9 @@ SpecOptions with_choice(SpecOptions spec, const SpecChoice& choice) {
 }
 
 std::string quantize_command(const std::string& model, const SpecOptions& spec) {
-  std::string line = fmt::format("halfquad quantize {} {}", shell_word(model), shell_word(output_name(model, spec)));
-  for (const std::string& word : spec_words(spec)) line += " " + shell_word(word);
-  return line;
+  std::vector<std::string> words = {"halfquad", "quantize", model, output_name(model, spec)};
+  std::ranges::move(spec_words(spec), std::back_inserter(words));
+  return shell_text(words);
 }
 
 }  // namespace halfquad
