@@ -132,6 +132,7 @@ void parse_and_run(CLI::App& root, const std::vector<std::string>& arguments, co
       add_plan(root, context),
       add_verify(root, context, arguments),
       add_dequantize(root, context, arguments),
+      add_importance(root, context),
       add_inspect(root, context),
       add_report(root, context),
       add_synth(root, context),

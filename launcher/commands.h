@@ -27,6 +27,7 @@ struct Command {
 [[nodiscard]] Command add_plan(CLI::App& root, const Context& context);
 [[nodiscard]] Command add_verify(CLI::App& root, const Context& context, const std::vector<std::string>& arguments);
 [[nodiscard]] Command add_dequantize(CLI::App& root, const Context& context, const std::vector<std::string>& arguments);
+[[nodiscard]] Command add_importance(CLI::App& root, const Context& context);
 [[nodiscard]] Command add_inspect(CLI::App& root, const Context& context);
 [[nodiscard]] Command add_report(CLI::App& root, const Context& context);
 [[nodiscard]] Command add_synth(CLI::App& root, const Context& context);

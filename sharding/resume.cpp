@@ -15,6 +15,7 @@
 #include "io/output_directory.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
+#include "sharding/source_digest.h"
 #include "sharding/stored_tile.h"
 #include "sharding/wire.h"
 
@@ -28,16 +29,6 @@ constexpr std::string_view kJournalPrefix = "journal-";
 constexpr std::uint64_t kMostDescriptionBytes = 1 << 20;
 
 std::string digest_text(WireWriter& out) { return fmt::format("{:016x}", BlockDigest::hash(out.take())); }
-
-std::string source_digest(const Checkpoint& checkpoint) {
-  WireWriter out;
-  for (const SourceFile& file : checkpoint.files()) {
-    out.put(file.name);
-    out.put(file.bytes);
-    out.put(file.header_digest);
-  }
-  return digest_text(out);
-}
 
 std::string specs_digest(const OutputLayout& layout) {
   // By name: the order in the files is another part.

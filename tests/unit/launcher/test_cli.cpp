@@ -15,8 +15,8 @@ TEST_F(CliTest, HelpNamesEveryCommandAndExitCode) {
   const Outcome help = run({"--help"});
 
   EXPECT_EQ(help.code, kExitDone);
-  for (const char* part :
-       {"quantize", "plan", "verify", "dequantize", "inspect", "report", "synth", "bench", "75 interrupted"}) {
+  for (const char* part : {"quantize", "plan", "verify", "dequantize", "importance", "inspect", "report", "synth",
+                           "bench", "75 interrupted"}) {
     EXPECT_TRUE(has(help.out, part)) << part;
   }
   EXPECT_EQ(help.err, "");

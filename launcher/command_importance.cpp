@@ -1,0 +1,255 @@
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <memory>
+#include <optional>
+#include <ostream>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "io/block_digest.h"
+#include "io/image_writer.h"
+#include "io/output_directory.h"
+#include "io/safetensors_header.h"
+#include "kernels/fused_gemm.h"
+#include "launcher/cli.h"
+#include "launcher/commands.h"
+#include "launcher/environment.h"
+#include "launcher/exit_code.h"
+#include "launcher/help_formatter.h"
+#include "launcher/options.h"
+#include "launcher/side_files.h"
+#include "launcher/version.h"
+#include "runtime/check.h"
+#include "runtime/log.h"
+#include "runtime/machine.h"
+#include "runtime/text.h"
+#include "sharding/forward/forward_pass.h"
+#include "sharding/forward/rank_exchange.h"
+#include "sharding/forward/routing.h"
+#include "sharding/source_digest.h"
+#include "sharding/source_model.h"
+
+namespace halfquad {
+namespace {
+
+constexpr char kFooter[] =
+    "\nRuns random tokens through the model in fp32, layer by layer, and writes the mean square of every input "
+    "channel\n"
+    "of every linear layer: how much errors in that column of the weights count. No data is needed. The model is\n"
+    "streamed and never loaded; OUT has the same bytes for any number of ranks and threads.\n"
+    "Known are the model types llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, gemma, gemma2, gemma3 and\n"
+    "phi3; others are refused.\n"
+    "\nExamples:\n"
+    "  halfquad importance ./model ./importance.safetensors\n"
+    "  halfquad importance ./model ./importance.safetensors --tokens-file ./ids.txt    for those who have data\n"
+    "  mpirun -n 8 halfquad importance ./model ./importance.safetensors                by eight processes\n";
+
+constexpr char kFileName[] = "importance.safetensors";
+constexpr std::int64_t kMostTokens = 1 << 20;
+
+struct ImportanceOptions {
+  std::string model, out;
+  RandomTokens random;
+  std::string tokens_file;
+  bool overwrite = false;
+  MachineOptions machine;
+};
+
+/// What is measured, the same on every rank.
+struct Measurement {
+  Checkpoint checkpoint;
+  DecoderModel model;
+  TokenBatch batch;
+  std::map<std::string, std::string> metadata;
+};
+
+/// The metadata of OUT, without what is known only later. Nothing in it may depend on how the work is divided.
+std::map<std::string, std::string> describe(const ImportanceOptions& options, const Checkpoint& checkpoint,
+                                            const TokenBatch& batch) {
+  std::map<std::string, std::string> about = {{"format", "pt"},
+                                              {"halfquad_version", HALFQUAD_VERSION},
+                                              {"model_digest", source_digest(checkpoint)},
+                                              {"tokens", fmt::format("{}", batch.tokens())},
+                                              {"sequences", fmt::format("{}", batch.sequences())},
+                                              {"length", fmt::format("{}", batch.longest())}};
+  if (options.tokens_file.empty()) {
+    about["seed"] = fmt::format("{}", options.random.seed);
+    about["command"] = fmt::format("halfquad importance --tokens {} --length {} --seed {}", options.random.tokens,
+                                   options.random.length, options.random.seed);
+  } else {
+    const auto digest = BlockDigest::hash(std::as_bytes(std::span(batch.ids)));
+    about["command"] = "halfquad importance --tokens-file";
+    about["tokens_digest"] = fmt::format("{:016x}", digest);
+  }
+  return about;
+}
+
+Measurement prepare(const Context& context, const ImportanceOptions& options) {
+  Checkpoint checkpoint = open_source(context.fs, options.model);
+  DecoderModel model = bind_decoder(checkpoint);  // points to tensors, which stay where they are when it moves
+  TokenBatch batch = options.tokens_file.empty() ? random_tokens(options.random, model.vocabulary())
+                                                 : read_tokens(context.fs, options.tokens_file, model.vocabulary());
+  HALFQUAD_REQUIRE(batch.tokens() <= kMostTokens, kUsage,
+                   fmt::format("{} holds {} tokens; at most {} are run at once", quoted(options.tokens_file),
+                               batch.tokens(), kMostTokens));
+  std::map<std::string, std::string> metadata = describe(options, checkpoint, batch);
+  return {std::move(checkpoint), std::move(model), std::move(batch), std::move(metadata)};
+}
+
+/// Throws kUsage on all ranks when one was told something else, or has another model.
+void require_agreement(const Measurement& mine, RankExchange& exchange) {
+  std::string text;
+  for (const auto& [key, value] : mine.metadata) text += fmt::format("{}={}\n", key, value);
+  const auto bytes = std::as_bytes(std::span(text));
+  const auto all = exchange.all_gather({bytes.begin(), bytes.end()});
+  for (std::size_t rank = 1; rank < all.size(); ++rank) {
+    HALFQUAD_REQUIRE(
+        all[rank] == all[0], kUsage,
+        fmt::format("ranks 0 and {} do not measure the same: give all the same model, options and version", rank));
+  }
+}
+
+ModelPower measure(const Context& context, const ImportanceOptions& options, const Measurement& job,
+                   RankExchange& exchange, int processes) {
+  ForwardOptions forward;
+  forward.threads = options.machine.thread_count(processes);
+  forward.memory_bytes = options.machine.memory_bytes(processes);
+  forward.read_mode = options.machine.read_mode();
+  forward.multiply = options.machine.isa.empty() ? fused_multiply() : fused_multiply(options.machine.isa);
+  ProgressCounters progress;
+  ProgressMeter meter(progress, forward_totals(job.model),
+                      exchange.rank() == 0 ? options.machine.progress_mode() : ProgressMode::kNone, "measuring");
+  return measure_inputs(context.fs, job.checkpoint, job.model, job.batch, forward, exchange, progress, context.stop);
+}
+
+void write_power(const Context& context, const std::filesystem::path& path, const ModelPower& power,
+                 const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorEntry> entries;
+  std::vector<ImageWriter::Slot> slots;
+  std::uint64_t at = 0;
+  for (const InputPower& module : power.modules) {
+    const std::uint64_t bytes = module.mean_squares.size() * sizeof(float);
+    entries.push_back({.name = module.module,
+                       .dtype = DType::kF32,
+                       .shape = {static_cast<std::int64_t>(module.mean_squares.size())},
+                       .begin = at,
+                       .end = at + bytes});
+    slots.push_back({module.module, bytes});
+    at += bytes;
+  }
+  ImageWriter writer(context.fs, path, safetensors_image(entries, metadata), slots, WriteMode::kBuffered);
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    writer.write(i, 0, std::as_bytes(std::span(power.modules[i].mean_squares)));
+  }
+  writer.finish();
+}
+
+std::string summary(const ImportanceOptions& options, const Measurement& job, const ModelPower& power, double seconds) {
+  std::string text = fmt::format(
+      "{}: mean squares of the inputs of {} linear layers, {} of {} tokens in {} sequences, "
+      "{:.1f} s\n",
+      quoted(options.out), power.modules.size(), job.model.config.model_type, job.batch.tokens(), job.batch.sequences(),
+      seconds);
+  if (power.filled_experts > 0) {
+    text += fmt::format(
+        "  {} of {} experts were sent fewer than {} tokens, so that those next in their favour were "
+        "measured too; more --tokens help\n",
+        power.filled_experts, power.experts, std::min(kFewestExpertTokens, job.batch.tokens()));
+  }
+  return text;
+}
+
+void lead(const Context& context, const ImportanceOptions& options, RankExchange& exchange, int processes) {
+  const auto start = std::chrono::steady_clock::now();
+  OutputDirectory out(context.fs, options.out, options.model, options.overwrite ? Overwrite::kYes : Overwrite::kNo,
+                      Leftover::kDiscard, OutputDirectory::SingleFile{kFileName, ""});
+  try {
+    Measurement job = prepare(context, options);
+    require_agreement(job, exchange);
+    const ModelPower power = measure(context, options, job, exchange, processes);
+    if (power.experts > 0) {
+      job.metadata["experts"] = fmt::format("{}", power.experts);
+      job.metadata["experts_with_few_tokens"] = fmt::format("{}", power.filled_experts);
+    }
+    write_power(context, out.path_of(kFileName), power, job.metadata);
+    out.commit();
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    context.out << summary(options, job, power, seconds);
+  } catch (const Error& error) {
+    discard_quietly(out);
+    if (error.code() != ErrorCode::kInterrupted) throw;
+    throw Error(ErrorCode::kInterrupted, "interrupted by a signal: no output was written; run the same command again");
+  } catch (...) {
+    discard_quietly(out);
+    throw;
+  }
+}
+
+void follow(const Context& context, const ImportanceOptions& options, RankExchange& exchange, int processes) {
+  const Measurement job = prepare(context, options);
+  require_agreement(job, exchange);
+  static_cast<void>(measure(context, options, job, exchange, processes));
+}
+
+void run_importance(const Context& context, const ImportanceOptions& options) {
+  if (const auto hint = connection_hint(context.environment)) Log(options.machine.level()).warn(*hint);
+  const std::unique_ptr<Communicator> communicator = join_job(context.environment);
+  RankExchange exchange(*communicator, host_name(), context.stop);
+  try {
+    (communicator->rank() == 0 ? lead : follow)(context, options, exchange, communicator->local_size());
+    static_cast<void>(exchange.all_gather({}));  // whether OUT was written is how all ranks end
+  } catch (const Error& error) {
+    exchange.fail(error);
+    if (communicator->size() == 1) throw;
+    // While the ranks are still joined: the first that ends in error makes mpirun kill the rest.
+    if (communicator->rank() == 0) report_error(context, error);
+    throw QuietExit{exit_code(error.code())};
+  }
+}
+
+}  // namespace
+
+Command add_importance(CLI::App& root, const Context& context) {
+  auto options = std::make_shared<ImportanceOptions>();
+  CLI::App* app =
+      root.add_subcommand("importance", "Measure how much each input channel of a model counts, without data");
+  app->footer(kFooter);
+  app->add_option("MODEL", options->model, "Checkpoint: a Hugging Face directory with config.json")
+      ->required()
+      ->type_name("");
+  app->add_option("OUT", options->out, "File to create: for each module a vector, as safetensors")
+      ->required()
+      ->type_name("");
+  app->add_flag("--overwrite", options->overwrite, "Replace OUT once the new file is complete");
+  CLI::Option* tokens = app->add_option("--tokens", options->random.tokens, "Random tokens in all")
+                            ->capture_default_str()
+                            ->check(quiet(CLI::Range(std::int64_t{1}, kMostTokens)))
+                            ->type_name("N");
+  CLI::Option* length = app->add_option("--length", options->random.length, "Tokens of one sequence")
+                            ->capture_default_str()
+                            ->check(quiet(CLI::Range(std::int64_t{1}, kMostTokens)))
+                            ->type_name("N");
+  CLI::Option* seed =
+      app->add_option("--seed", options->random.seed, "Of the random tokens")->capture_default_str()->type_name("N");
+  app->add_option("--tokens-file", options->tokens_file,
+                  "Token numbers to run instead, a sequence a line, as the model's tokenizer makes them from text")
+      ->excludes(tokens)
+      ->excludes(length)
+      ->excludes(seed)
+      ->type_name("FILE");
+  add_thread_option(*app, options->machine);
+  add_memory_options(*app, options->machine);
+  app->add_option("--isa", options->machine.isa,
+                  "SIMD target instead of the fastest; halfquad --version lists them (the same bytes)")
+      ->type_name("NAME")
+      ->group("Advanced");
+  add_message_options(*app, options->machine);
+  return {app, [&context, options] { run_importance(context, *options); }, /*with_ranks=*/true};
+}
+
+}  // namespace halfquad
