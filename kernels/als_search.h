@@ -8,12 +8,11 @@
 
 namespace halfquad {
 
-/// The search of SolverKind::kAls for the S = 1/s and z of a group, w = (q - z) s, that make sum h (w - (q - z) s)²
-/// small. From each of `starts` parts of the group's range, `rounds` fits at most follow: derive the codes
-/// q = clamp(rint(w·S + z)), fit S and z to them by weighted least squares. A start ends early when a fit has no
-/// solution or repeats. No such round makes the sum larger, so a start is scored at its end; the first start, which is
-/// round to nearest, at its beginning too: no group gets worse than that. The best pair is kept, of equal ones the
-/// earlier.
+/// The searches of SolverKind::kAls. First: for the S = 1/s and z of a group, w = (q - z) s, that make sum h (w - (q -
+/// z) s)² small. From each of `starts` parts of the group's range, `rounds` fits at most follow: derive the codes q =
+/// clamp(rint(w·S + z)), fit S and z to them by weighted least squares. A start ends early when a fit has no solution
+/// or repeats. No such round makes the sum larger, so a start is scored at its end; the first start, which is round to
+/// nearest, at its beginning too: no group gets worse than that. The best pair is kept, of equal ones the earlier.
 ///
 /// What is canonical. All in fp32, every operation rounded once, none fused unless its product is exact:
 /// - A sum over a group: element k goes to running sum k mod 4 in index order from 0; the sum is
@@ -32,9 +31,22 @@ namespace halfquad {
 ///   codes leave, which has nothing to cancel.
 /// Against the same search in 113 bits of precision, with every round scored, the objective of a tensor differs by less
 /// than 1e-5 relative, mostly by 1e-8 (Gaussian, heavy-tailed and trained weights, importance over up to 7 decades).
+///
+/// Whole zeros (QuantSpec::zeros) where columns are weighed. The range is extended to contain 0, for a symmetric zero
+/// to the same distance on both sides; length and middle are the extended range's. Canonical, with sums and codes as
+/// above:
+/// - Candidates: for every start s = (length·part) / qmax, S = 1 / s, and z = rint((half of length·part - middle) / s),
+///   then z - 1 and z + 1, as far as these are codes; or the symmetric zero. The first is round to nearest.
+/// - A look at S and z: e = w·S + z - q, d = q - z; E = sum (h·e)·e, A = sum (h·d)·w, B = sum (h·d)·d. The score is
+///   E / (S·s1)², s1 = length / qmax; the S that fits is B/A, if A > 0. No term of A is negative, so nothing cancels.
+/// - A round: a candidate is looked at with the S that fits and takes it over if that lowers its score. After one round
+///   of each the kKept of the smallest scores, of equal ones the earlier, go on, in this order, for the other rounds.
+///   The smallest is the result.
 struct AlsSearch {
-  static constexpr float kNarrowest = 1e-9F;  ///< A range up to this counts as constant: S = 1, z = 0 - mean.
-  static constexpr double kLastPart = 0.6;    ///< Starts are spread evenly from the whole range down to this part.
+  static constexpr int kKept = 5;
+  static constexpr float kAside[] = {0, -1, 1};  ///< Of a start's own zero.
+  static constexpr float kNarrowest = 1e-9F;     ///< A range up to this counts as constant: S = 1, z = 0 - mean.
+  static constexpr double kLastPart = 0.6;       ///< Starts are spread evenly from the whole range down to this part.
 
   /// Part of the range that start `i` of `starts` covers.
   [[nodiscard]] static float part(int i, int starts) noexcept {

@@ -59,6 +59,9 @@ struct ImportanceScale {
   float most = 1e2F;
 };
 
+/// For measures that a file gives, such as E[x²].
+inline constexpr ImportanceScale kGivenImportance{.power = 1, .least = 1e-3F, .most = 1e4F};
+
 /// h of each column of a matrix of `rows` rows: r = m2³ / m1⁸, m1 and m2 being the means of |w| and of w², divided by
 /// the geometric mean of all r > 0, to the power, clamped. A stand-in for E[x²] of the column's input: large inputs
 /// have small, heavy-tailed weights, and a factor moved from an input to its weights changes r as it must. 1 for
@@ -68,6 +71,6 @@ struct ImportanceScale {
 
 /// The same for measures that are given, such as E[x²] of each column. Those that are not finite and > 0 become 1.
 [[nodiscard]] std::vector<float> importance_of(std::span<const float> measures,
-                                               const ImportanceScale& scale = {1, 1e-3F, 1e4F});
+                                               const ImportanceScale& scale = kGivenImportance);
 
 }  // namespace halfquad

@@ -147,6 +147,35 @@ float joined(const RunningSums& sums) noexcept {
   return total;
 }
 
+void measure_plain(const float* weights, const float* restored, ErrorSums& sums) noexcept {
+  RunningSums abs{};
+  RunningSums square{};
+  RunningSums weight2{};
+  float largest = 0;
+  for (std::size_t k = 0; k < kGgmlSuperBlock; ++k) {
+    const std::size_t i = k % abs.size();
+    const float w = weights[k];
+    const float e = w - restored[k];
+    abs[i] += std::abs(e);
+    square[i] += e * e;
+    weight2[i] += w * w;
+    largest = std::max(largest, std::abs(e));
+  }
+  sums.add_group(joined(abs), joined(square), joined(weight2), largest);
+}
+
+void measure_weighted(const float* weights, const float* restored, const float* h, ErrorSums& sums) noexcept {
+  RunningSums square{};
+  RunningSums weight2{};
+  for (std::size_t k = 0; k < kGgmlSuperBlock; ++k) {
+    const std::size_t i = k % square.size();
+    const float e = weights[k] - restored[k];
+    square[i] += (h[k] * e) * e;
+    weight2[i] += (h[k] * weights[k]) * weights[k];
+  }
+  sums.add_weighted(joined(square), joined(weight2));
+}
+
 }  // namespace
 
 std::string_view name_of(GgmlKQuant kind) noexcept { return kNames[static_cast<std::size_t>(kind)]; }
@@ -228,24 +257,13 @@ void unpack_k_quants(GgmlKQuant kind, const std::byte* blocks, std::int64_t coun
   }
 }
 
-void measure_k_quants(const float* weights, const float* restored, std::int64_t count, ErrorSums& sums) noexcept {
+void measure_k_quants(const float* weights, const float* restored, std::int64_t count, const ColumnWeights& importance,
+                      ErrorSums& sums) noexcept {
   HALFQUAD_DCHECK(count % kGgmlSuperBlock == 0);
   for (std::int64_t at = 0; at < count; at += kGgmlSuperBlock) {
-    RunningSums abs{};
-    RunningSums square{};
-    RunningSums weight2{};
-    float largest = 0;
-    for (std::int64_t k = at; k < at + kGgmlSuperBlock; k += static_cast<std::int64_t>(abs.size())) {
-      for (std::size_t i = 0; i < abs.size(); ++i) {
-        const float w = weights[k + static_cast<std::int64_t>(i)];
-        const float e = w - restored[k + static_cast<std::int64_t>(i)];
-        abs[i] += std::abs(e);
-        square[i] += e * e;
-        weight2[i] += w * w;
-        largest = std::max(largest, std::abs(e));
-      }
-    }
-    sums.add_group(joined(abs), joined(square), joined(weight2), largest);
+    measure_plain(weights + at, restored + at, sums);
+    if (importance.h == nullptr) continue;
+    measure_weighted(weights + at, restored + at, importance.h + (importance.first_col + at) % importance.cols, sums);
   }
 }
 

@@ -25,16 +25,18 @@ inline constexpr std::int64_t kGgmlSuperBlock = 256;
 [[nodiscard]] std::string_view name_of(GgmlKQuant kind) noexcept;  ///< "Q2_K", ...
 [[nodiscard]] std::int64_t block_bytes_of(GgmlKQuant kind) noexcept;
 
-/// Searches scales, minima and codes of the smallest squared error, a super-block on its own: per sub-block alternating
-/// least squares from several ranges, then d and dmin by least squares in turn with the neighbours of every sc and mn.
-/// The same bytes from every target. One object may serve several threads.
+/// Searches scales, minima and codes of the smallest (weighted) squared error, a super-block on its own: per sub-block
+/// alternating least squares from several ranges, then d and dmin by least squares in turn with the neighbours of every
+/// sc and mn. The same bytes from every target. One object may serve several threads.
 class GgmlKQuantizer {
  public:
   virtual ~GgmlKQuantizer() = default;
 
-  /// `count` weights, whole super-blocks, become count / 256 blocks. @pre The weights are finite; beyond what fp16
-  /// times the largest sc can hold they are cut off.
-  virtual void quantize(GgmlKQuant kind, const float* weights, std::int64_t count, std::byte* blocks) const = 0;
+  /// `count` weights, whole super-blocks, become count / 256 blocks. `importance`: of the weights' columns, whole
+  /// super-blocks of them. @pre The weights are finite; beyond what fp16 times the largest sc can hold they are cut
+  /// off.
+  virtual void quantize(GgmlKQuant kind, const float* weights, std::int64_t count, const ColumnWeights& importance,
+                        std::byte* blocks) const = 0;
 };
 
 /// For the fastest SIMD target of this CPU, or the named one (simd_targets()). Throws kUsage for a target this binary
@@ -50,7 +52,8 @@ void unpack_k_quants(GgmlKQuant kind, const std::byte* blocks, std::int64_t coun
                      float* minimum) noexcept;
 
 /// Adds the errors of restored weights, whole super-blocks, to `sums`: a super-block is a group of consecutive
-/// elements.
-void measure_k_quants(const float* weights, const float* restored, std::int64_t count, ErrorSums& sums) noexcept;
+/// elements. With `importance` the weighted ones, too.
+void measure_k_quants(const float* weights, const float* restored, std::int64_t count, const ColumnWeights& importance,
+                      ErrorSums& sums) noexcept;
 
 }  // namespace halfquad

@@ -127,12 +127,17 @@ std::string_view name_of(FloatGrid grid) noexcept {
 
 int QuantSpec::largest_code() const noexcept { return grid == FloatGrid::kNone ? qmax(width) : kLargestFloatCode; }
 
+bool QuantSpec::weighted() const noexcept {
+  return solver == SolverKind::kAls && importance != Importance::kNone && channel_wise;
+}
+
 std::string_view name_of(Importance importance) noexcept {
+  if (importance == Importance::kFile) return "file";
   return importance == Importance::kNone ? "none" : "weights";
 }
 
 std::optional<Importance> importance_from_name(std::string_view name) noexcept {
-  for (const Importance importance : {Importance::kNone, Importance::kWeights}) {
+  for (const Importance importance : {Importance::kNone, Importance::kWeights, Importance::kFile}) {
     if (name_of(importance) == name) return importance;
   }
   return std::nullopt;

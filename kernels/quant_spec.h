@@ -41,6 +41,7 @@ enum class FloatGrid : std::uint8_t {
 enum class Importance : std::uint8_t {
   kNone,     ///< All the same.
   kWeights,  ///< A guess from the columns themselves (column_importance.h).
+  kFile,     ///< What was measured of each column's inputs.
 };
 
 [[nodiscard]] int qmax(CodeWidth width) noexcept;                  ///< 1, 2, 3, 7, 15, 31, 63, 255.
@@ -50,7 +51,7 @@ enum class Importance : std::uint8_t {
 [[nodiscard]] std::string_view name_of(SolverKind solver) noexcept;  ///< "rtn", "hqq", "als".
 [[nodiscard]] std::optional<SolverKind> solver_from_name(std::string_view name) noexcept;
 [[nodiscard]] std::string_view name_of(FloatGrid grid) noexcept;         ///< "none", "nvfp4", "mxfp4".
-[[nodiscard]] std::string_view name_of(Importance importance) noexcept;  ///< "none", "weights".
+[[nodiscard]] std::string_view name_of(Importance importance) noexcept;  ///< "none", "weights", "file".
 [[nodiscard]] std::optional<Importance> importance_from_name(std::string_view name) noexcept;
 
 [[nodiscard]] Packing packing_of(CodeWidth width) noexcept;  ///< 8, 6, 5 -> k8BitU8; 2, 1.58 -> k2BitU8.
@@ -90,11 +91,8 @@ struct QuantSpec {
   [[nodiscard]] bool optimizes() const noexcept {
     return solver == SolverKind::kHqq && channel_wise && zeros == ZeroKind::kFloat && !super_blocks;
   }
-  /// Whether something has to be known of every column of the tensor before any group is solved.
-  [[nodiscard]] bool weighs_columns() const noexcept {
-    return solver == SolverKind::kAls && importance == Importance::kWeights && channel_wise &&
-           (zeros == ZeroKind::kFloat || grid != FloatGrid::kNone) && !super_blocks;
-  }
+  /// Whether the errors of some columns count more than those of others.
+  [[nodiscard]] bool weighted() const noexcept;
   /// Whether the tensor has a number that all its scales are multiplied with, which follows from its largest weight.
   [[nodiscard]] bool has_tensor_scale() const noexcept { return grid == FloatGrid::kNvfp4; }
   /// The largest code as it is held in memory: qmax of the width, 24 for floating-point numbers.

@@ -11,6 +11,8 @@ void ErrorSums::add(const ErrorSums& other) noexcept {
   square.add(other.square);
   weight2.add(other.weight2);
   max_abs = std::max(max_abs, other.max_abs);
+  weighted_square.add(other.weighted_square);
+  weighted_weight2.add(other.weighted_weight2);
 }
 
 void ErrorSums::add_group(float abs_sum, float square_sum, float weight2_sum, float largest) noexcept {
@@ -18,6 +20,11 @@ void ErrorSums::add_group(float abs_sum, float square_sum, float weight2_sum, fl
   square.add(finite_or_max(square_sum));
   weight2.add(finite_or_max(weight2_sum));
   max_abs = std::max(max_abs, std::isfinite(abs_sum) ? largest : std::numeric_limits<float>::max());
+}
+
+void ErrorSums::add_weighted(float square_sum, float weight2_sum) noexcept {
+  weighted_square.add(finite_or_max(square_sum));
+  weighted_weight2.add(finite_or_max(weight2_sum));
 }
 
 void WeightRange::add(const WeightRange& other) noexcept {

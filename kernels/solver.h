@@ -31,7 +31,8 @@ struct GroupBlock {
   std::int64_t group_elems = 0;
   std::int64_t group_stride = 0;
   std::int64_t element_stride = 1;
-  ColumnWeights importance = {};  ///< Read by solve() with kAls and by refit_zeros(); @pre element_stride is 1 there.
+  /// Read by solve() with kAls, refit_zeros() and encode_groups(). @pre element_stride is 1 where there is one.
+  ColumnWeights importance = {};
 };
 
 /// Where results of a block go. Code of element k of group g: codes[g * group_stride + k * element_stride].
@@ -51,10 +52,14 @@ struct ErrorSums {
   ExactSum square;   ///< sum (w - ŵ)²
   ExactSum weight2;  ///< sum w²
   float max_abs = 0;
+  /// Where columns are weighed: sum h (w - ŵ)² and sum h w². Elsewhere nothing.
+  ExactSum weighted_square, weighted_weight2;
   void add(const ErrorSums& other) noexcept;
   /// Adds one group's fp32 sums. One that is not finite counts as the largest float; when `abs_sum` is not, so does
   /// `largest` (a maximum over NaNs would depend on the backend).
   void add_group(float abs_sum, float square_sum, float weight2_sum, float largest) noexcept;
+  /// The same for the weighted sums.
+  void add_weighted(float square_sum, float weight2_sum) noexcept;
 };
 
 /// The grids of some groups, one value each. @pre All are finite: where a stored scale is 0, so is its inverse.
@@ -126,7 +131,7 @@ class Solver {
                       const SolveTarget& target, SolveStats& stats) = 0;
 
   /// Codes of each group on its own grid: clamp(rint(w·S + z), 0, qmax). target.scale and target.zero are not touched;
-  /// adds the errors of (q - z)·s to stats.final_error.
+  /// adds the errors of (q - z)·s to stats.final_error, weighted ones too where the block has importance.
   virtual void encode_groups(const GroupBlock& block, CodeWidth width, const GroupGrids& grids,
                              const SolveTarget& target, SolveStats& stats) = 0;
 

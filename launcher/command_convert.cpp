@@ -86,6 +86,7 @@ Job prepare_conversion(const Context& context, const ConvertOptions& options, co
       std::move(texts),
       std::move(layout),
       std::move(plan),
+      nullptr,
       ConvertedFrom{job.model, std::string(output.format().name()), std::move(model.changes), std::move(model.notes)}};
 }
 

@@ -21,7 +21,9 @@
 #include "runtime/check.h"
 #include "runtime/log.h"
 #include "runtime/text.h"
+#include "sharding/given_importance.h"
 #include "sharding/verify.h"
+#include "sharding/verify_quality.h"
 
 namespace halfquad {
 namespace {
@@ -34,7 +36,9 @@ constexpr std::uint64_t kReportLimit = 1ULL << 30;
 
 constexpr char kFooter[] =
     "\nWithout --source: the structure that loaders need and the checksums of halfquad_report.json.\n"
-    "With it also: no tensor missing or extra, kept tensors equal bit for bit, each layer's error computed again.\n"
+    "With it also: no tensor missing or extra, kept tensors equal bit for bit, each layer's error computed again, "
+    "weighted\n"
+    "as its columns were (of those weighted by a file with --importance FILE), and for hqq that of round to nearest.\n"
     "Exit code 6 when anything differs.\n"
     "With --activations also: how far the outputs of each layer are off, ||X (W - What)^T|| / ||X W^T||, for N random\n"
     "inputs X (standard normal) or those of FILE: tensors named like the layers, [samples, inputs] of F32, F16 or "
@@ -47,6 +51,7 @@ constexpr char kFooter[] =
 struct VerifyCommandOptions {
   std::string output;
   std::string source;
+  std::string importance;
   ActivationOptions activations;
   bool as_json = false;
   MachineOptions machine;
@@ -75,18 +80,43 @@ std::string worst_layers(const VerifyResult& result, const OutputErrorReport* ou
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return relative(a) > relative(b); });
   order.resize(std::min(order.size(), kLayersShown));
 
-  std::vector<std::string> headers = {"worst layers", "relative error", "SQNR", "largest"};
+  std::vector<std::string> headers = {"worst layers", "relative error", "weighted", "SQNR", "largest"};
   if (outputs != nullptr) headers.push_back("output error");
   Table table(std::string("l") + std::string(headers.size() - 1, 'r'), headers);
   for (const std::size_t i : order) {
     const ErrorFigures figures = figures_of(result.layers[i]);
-    std::vector<std::string> row = {quoted(result.layers[i].module), fraction_text(figures.relative),
-                                    figures.sqnr_db ? fmt::format("{:.1f} dB", *figures.sqnr_db) : "-",
-                                    fmt::format("{:.3g}", figures.max_abs)};
+    std::vector<std::string> row = {
+        quoted(result.layers[i].module), fraction_text(figures.relative), fraction_text(result.layers[i].weighted),
+        figures.sqnr_db ? fmt::format("{:.1f} dB", *figures.sqnr_db) : "-", fmt::format("{:.3g}", figures.max_abs)};
     if (outputs != nullptr) row.push_back(fraction_text(outputs->errors[i].relative()));
     table.add_row(std::move(row));
   }
   return table.text(2);
+}
+
+/// Of layers whose error round to nearest would have left smaller, how many, and the worst; empty when none is known.
+std::string nearest_text(const VerifyResult& result) {
+  std::size_t known = 0;
+  std::size_t worse = 0;
+  double most = 1;
+  const LayerError* worst = nullptr;
+  for (const LayerError& layer : result.layers) {
+    const std::optional<double> relative = figures_of(layer).relative;
+    if (!layer.nearest || !relative) continue;
+    ++known;
+    if (!(*relative > *layer.nearest)) continue;
+    ++worse;
+    if (*relative < most * *layer.nearest) continue;
+    most = *relative / *layer.nearest;
+    worst = &layer;
+  }
+  if (known == 0) return {};
+  std::string text = fmt::format("larger error than round to nearest: {} of {} layers that hqq solved", worse, known);
+  if (worst != nullptr) {
+    text += fmt::format(", most of all {} ({:.5f} instead of {:.5f})", quoted(worst->module),
+                        *figures_of(*worst).relative, *worst->nearest);
+  }
+  return text + '\n';
 }
 
 /// What became of the source's tensors: "source: 28 quantized, 9 kept: norm".
@@ -122,6 +152,7 @@ std::string verify_text(const VerifyCommandOptions& options, const QuantizedMode
                       findings.has_report ? "" : fmt::format(" (no {}: checksums could not be checked)", kReportName));
   if (!result.accounts.empty()) text += accounts_text(result);
   if (!result.layers.empty()) text += worst_layers(result, findings.outputs);
+  text += nearest_text(result);
   if (findings.outputs != nullptr) text += output_error_text(*findings.outputs, result.layers);
   text += result.problems.empty() ? "OK\n" : fmt::format("{} problems\n", result.problems.size());
   return text;
@@ -136,6 +167,8 @@ json::object verify_json(const Findings& findings) {
     json::object layer = {{"module", result.layers[i].module},
                           {"mean_abs_error", figures.mean_abs},
                           {"relative_error", or_null(figures.relative)},
+                          {"weighted_relative_error", or_null(result.layers[i].weighted)},
+                          {"nearest_relative_error", or_null(result.layers[i].nearest)},
                           {"sqnr_db", or_null(figures.sqnr_db)},
                           {"max_abs_error", figures.max_abs}};
     if (findings.outputs != nullptr) layer["output_error"] = or_null(findings.outputs->errors[i].relative());
@@ -166,6 +199,8 @@ void verify_with(const Context& context, const VerifyCommandOptions& options, co
                    "--activations needs --source: the errors of outputs are against those of the source");
   HALFQUAD_REQUIRE(options.activations.asked() || options.activations.devices.devices == "auto", kUsage,
                    "--devices needs --activations: GPUs only multiply for the errors of outputs");
+  HALFQUAD_REQUIRE(options.importance.empty() || !options.source.empty(), kUsage,
+                   "--importance needs --source: errors are against that");
   check_device_options(options.activations.devices);
   const QuantizedModel output(context.fs, options.output);
   const bool same_names = output.format().keeps_names();
@@ -185,6 +220,9 @@ void verify_with(const Context& context, const VerifyCommandOptions& options, co
   verify.read_mode = options.machine.read_mode();
   verify.make_solver = options.machine.solver_factory();
 
+  std::optional<GivenImportance> importance;
+  if (!options.importance.empty()) importance.emplace(context.fs, options.importance);
+
   std::optional<OutputErrorRun> outputs;
   const OutputErrorTools tools{options.machine, [&](const std::string& text) {
                                  run.monitor.count_warning();
@@ -202,6 +240,10 @@ void verify_with(const Context& context, const VerifyCommandOptions& options, co
                                       progress, context.stop);
   if (source && !same_names) {
     verify_against_source(context.fs, output, report, *source, verify, progress, context.stop, result);
+  }
+  if (source && report && !report->contains("converted")) {
+    verify_quality(context.fs, output, *report, *source, importance ? &*importance : nullptr, verify, context.stop,
+                   result);
   }
   std::optional<OutputErrorReport> measured;
   if (outputs) {
@@ -234,6 +276,7 @@ Command add_verify(CLI::App& root, const Context& context, const std::vector<std
   app->footer(kFooter);
   app->add_option("OUT", options->output, "What quantize wrote")->required()->type_name("");
   app->add_option("--source", options->source, "The checkpoint it was made from")->type_name("MODEL");
+  app->add_option("--importance", options->importance, "The file that its columns were weighted by")->type_name("FILE");
   add_activation_options(*app, options->activations);
   app->add_flag("--json", options->as_json, "Print JSON");
   add_thread_option(*app, options->machine);

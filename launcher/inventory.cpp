@@ -81,12 +81,20 @@ Inventory take_inventory(const Checkpoint& checkpoint, std::span<const Decision>
   return inventory;
 }
 
+namespace {
+
+std::string weights_text(const QuantSpec& spec) {
+  if (!spec.weighted()) return {};
+  return spec.importance == Importance::kFile ? ", columns weighted by a file" : ", columns weighted by themselves";
+}
+
+}  // namespace
+
 std::string describe(const QuantSpec& spec) {
-  if (spec.super_blocks) return std::string(block_type_of(spec)->name());
+  if (spec.super_blocks) return std::string(block_type_of(spec)->name()) + weights_text(spec);
   if (spec.grid != FloatGrid::kNone) {
     return fmt::format("{}{}{}", name_of(spec.grid),
-                       spec.solver == SolverKind::kRtn ? ", rounded with the largest scales" : "",
-                       spec.weighs_columns() ? ", columns weighted by themselves" : "");
+                       spec.solver == SolverKind::kRtn ? ", rounded with the largest scales" : "", weights_text(spec));
   }
   std::string text = fmt::format("{} bit", name_of(spec.width));
   if (!spec.channel_wise) return text + ", per tensor";
@@ -100,10 +108,10 @@ std::string describe(const QuantSpec& spec) {
   if (spec.zeros == ZeroKind::kSymmetric) text += ", symmetric";
   text += fmt::format(", {}", name_of(spec.solver));
   if (spec.optimizes()) text += fmt::format(" {} steps", spec.iters);
-  if (spec.solver == SolverKind::kAls && spec.zeros == ZeroKind::kFloat) {
+  if (spec.solver == SolverKind::kAls && (spec.zeros == ZeroKind::kFloat || spec.weighted())) {
     text += fmt::format(" {} starts of {}", spec.starts, spec.rounds);
-    if (spec.weighs_columns()) text += ", columns weighted by themselves";
   }
+  text += weights_text(spec);
   // hqq rounds the start of zero at 4 bits and nowhere else.
   if (spec.solver == SolverKind::kAls) return text;
   if (spec.round_zero != (spec.width == CodeWidth::k4)) text += spec.round_zero ? ", round zero" : ", zero not rounded";

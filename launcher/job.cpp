@@ -71,7 +71,27 @@ void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const 
                    "every tensor that would be quantized holds a NaN or an infinity: the checkpoint looks broken");
 }
 
+/// Gives layers their entries in the importance file. Null when none is named.
+std::shared_ptr<const GivenImportance> take_importance(const Context& context, const Checkpoint& checkpoint,
+                                                       const SpecOptions& spec, std::vector<Decision>& decisions) {
+  const bool wanted = std::ranges::any_of(decisions, [](const Decision& decision) {
+    return decision.quantize() && decision.spec.weighted() && decision.spec.importance == Importance::kFile;
+  });
+  if (spec.importance_file().empty()) {
+    HALFQUAD_REQUIRE(!wanted, kUsage, "a rule or the recipe says importance:file; pass --importance FILE with it");
+    return nullptr;
+  }
+  HALFQUAD_REQUIRE(wanted, kUsage,
+                   fmt::format("no layer would be weighted by {}: --importance FILE needs --solver als",
+                               quoted(spec.importance_file())));
+  auto importance = std::make_shared<GivenImportance>(context.fs, spec.importance_file());
+  importance->assign(checkpoint, decisions);
+  return importance;
+}
+
 }  // namespace
+
+std::string importance_digest(const Job& job) { return job.importance ? job.importance->digest() : std::string(); }
 
 Job prepare_job(const Context& context, const std::filesystem::path& model, const SpecOptions& spec,
                 const MachineOptions& machine, const NonfiniteSearch& search) {
@@ -90,17 +110,31 @@ Job prepare_job(const Context& context, const std::filesystem::path& model, cons
     keep_nonfinite(context, checkpoint, spec, machine, search, decisions);
     spec.output_format().settle(checkpoint, decisions);  // what is merged with a tensor that is kept now
   }
+  std::shared_ptr<const GivenImportance> importance = take_importance(context, checkpoint, spec, decisions);
   SourceTexts texts = read_texts(context.fs, checkpoint, spec.output_format());
   OutputLayout layout(checkpoint, decisions, stored, max_shard_bytes, spec.output_format(), texts);
   Plan plan = make_plan(checkpoint, layout);
-  return {std::move(checkpoint), std::move(decisions), std::move(texts), std::move(layout), std::move(plan)};
+  return {std::move(checkpoint), std::move(decisions), std::move(texts),
+          std::move(layout),     std::move(plan),      std::move(importance)};
 }
+
+namespace {
+
+std::string missing_text(const GivenImportance& importance) {
+  const auto missing = importance.missing();
+  return fmt::format("{} of {} layers have no entry in {} and are weighted by what their own weights say, such as {}",
+                     missing.size(), missing.size() + importance.layers(), quoted(importance.file().name()),
+                     quoted(missing.front()));
+}
+
+}  // namespace
 
 std::vector<std::string> job_warnings(const Job& job) {
   std::vector<std::string> warnings = shape_warnings(job.checkpoint, job.decisions);
   const std::vector<std::string> of_format =
       job.layout.format().warnings({job.checkpoint, job.decisions, job.layout.stored(), job.texts});
   warnings.insert(warnings.end(), of_format.begin(), of_format.end());
+  if (job.importance && !job.importance->missing().empty()) warnings.push_back(missing_text(*job.importance));
   if (job.converted) warnings.insert(warnings.end(), job.converted->notes.begin(), job.converted->notes.end());
   if (warnings.size() > kWarningsShown) {
     const std::size_t more = warnings.size() - kWarningsShown;

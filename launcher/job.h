@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "launcher/options.h"
 #include "runtime/log.h"
 #include "runtime/progress.h"
+#include "sharding/given_importance.h"
 #include "sharding/output_layout.h"
 #include "sharding/plan.h"
 #include "sharding/rank_job.h"
@@ -35,11 +37,15 @@ struct Job {
   SourceTexts texts;  ///< That the format wants.
   OutputLayout layout;
   Plan plan;
-  std::optional<ConvertedFrom> converted = {};  ///< When the source is quantized already.
+  std::shared_ptr<const GivenImportance> importance = nullptr;  ///< When --importance names a file.
+  std::optional<ConvertedFrom> converted = {};                  ///< When the source is quantized already.
 };
 
 /// Of the texts that the format wants, those that are beside the checkpoint.
 [[nodiscard]] SourceTexts read_texts(FileSystem& fs, const Checkpoint& checkpoint, const Format& format);
+
+/// Checksum of the job's importance file; empty without one.
+[[nodiscard]] std::string importance_digest(const Job& job);
 
 /// How the search for NaN and infinity is done: by default, by this process alone.
 struct NonfiniteSearch {

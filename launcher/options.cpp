@@ -74,10 +74,9 @@ void add_numeric_options(CLI::App& app, SpecOptions& options) {
   app.add_option(
          "--importance", options.importance,
          "als: how much the errors of an input channel count: weights (a guess from the channel's own), none (all "
-         "the same)")
+         "the same), or FILE with what was measured: llama.cpp's imatrix, or safetensors with a vector for each module")
       ->default_str("weights")
-      ->check(quiet(CLI::IsMember({"none", "weights"})))
-      ->type_name("HOW")
+      ->type_name("HOW|FILE")
       ->group(kNumerics);
   app.add_option("--importance-power", options.importance_power, "als: power taken of the importance")
       ->default_str("1")
@@ -264,13 +263,23 @@ Recipe SpecOptions::build_recipe(FileSystem& fs) const {
   if (!solver.empty()) built.defaults.solver = solver_from_name(solver);
   if (iters) built.defaults.iters = iters;
   if (starts) built.defaults.starts = starts;
-  if (!importance.empty()) built.defaults.importance = importance_from_name(importance);
+  if (!importance_file().empty()) {
+    HALFQUAD_REQUIRE(fs.kind(importance) == FileKind::kFile, kUsage,
+                     fmt::format("--importance: {} is neither none, weights nor a file", quoted(importance)));
+    built.defaults.importance = Importance::kFile;
+  } else if (!importance.empty()) {
+    built.defaults.importance = importance_from_name(importance);
+  }
   if (importance_power) built.defaults.importance_power = importance_power;
   if (round_zero != "auto") built.defaults.round_zero = round_zero == "on";
   if (per_tensor) built.defaults.channel_wise = false;
   for (const std::string& rule : rules) built.rules.push_back(parse_rule(rule));
   built.skip.insert(built.skip.end(), skip.begin(), skip.end());
   return built;
+}
+
+std::string SpecOptions::importance_file() const {
+  return importance == "none" || importance == "weights" ? std::string() : importance;
 }
 
 std::uint64_t SpecOptions::max_shard_bytes() const {

@@ -56,7 +56,7 @@ struct SpecOptions {
   std::string solver;
   std::optional<int> iters;
   std::optional<int> starts;
-  std::string importance;
+  std::string importance;  ///< "none", "weights", or a file's path.
   std::optional<double> importance_power;
   std::string round_zero = "auto";
   bool per_tensor = false;
@@ -79,6 +79,8 @@ struct SpecOptions {
   [[nodiscard]] DType stored() const;
   /// What the format takes, with --group-fallback in it.
   [[nodiscard]] SpecLimits limits() const;
+  /// The file that --importance names; empty when it does not.
+  [[nodiscard]] std::string importance_file() const;
   /// --max-shard-size; OutputLayout::kOneFile without it.
   [[nodiscard]] std::uint64_t max_shard_bytes() const;
 };

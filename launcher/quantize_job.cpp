@@ -76,6 +76,7 @@ RankJob rank_job(const Context& context, const Job& job, const QuantizeOptions& 
   run.read_mode = options.machine.read_mode();
   run.nonfinite = options.spec.nonfinite == "zero" ? NonFinite::kZero : NonFinite::kError;
   run.make_solver = options.machine.solver_factory();
+  run.importance = job.importance.get();
   require_memory(job.plan, run.memory_bytes);
   return {.fs = context.fs,
           .checkpoint = job.checkpoint,
@@ -86,7 +87,8 @@ RankJob rank_job(const Context& context, const Job& job, const QuantizeOptions& 
           .run = run,
           .schedule = options.schedule == "static" ? Schedule::kStatic : Schedule::kDynamic,
           .assembly = assembly_from_name(options.assembly),
-          .fingerprint = fingerprint_of(job.checkpoint, job.layout, options.spec.nonfinite, HALFQUAD_VERSION)};
+          .fingerprint = fingerprint_of(job.checkpoint, job.layout, options.spec.nonfinite, HALFQUAD_VERSION,
+                                        importance_digest(job))};
 }
 
 namespace {

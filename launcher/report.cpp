@@ -51,6 +51,7 @@ json::object totals_object(const Job& job, const RunResult& result, const RunFac
       {"kept_bytes", inventory.kept_bytes},
       {"bits_per_weight", inventory.bits_per_weight()},
       {"relative_error", nullable(errors.relative)},
+      {"weighted_relative_error", nullable(errors.weighted)},
       {"sqnr_db", nullable(errors.sqnr_db)},
       {"mean_abs_error", errors.mean_abs},
       {"max_abs_error", errors.max_abs},
@@ -75,6 +76,12 @@ json::object totals_object(const Job& job, const RunResult& result, const RunFac
   };
 }
 
+/// What the columns of a layer really were weighed by.
+Importance importance_of(const QuantizedTensor& layer) {
+  if (layer.weighs_columns()) return Importance::kWeights;
+  return layer.takes_importance() ? Importance::kFile : Importance::kNone;
+}
+
 json::object layer_object(const OutputLayout& layout, const QuantizedTensor& layer, const TensorResult& result) {
   const QuantSpec& spec = layer.spec;
   const ErrorFigures errors = error_figures(result.error, static_cast<std::uint64_t>(layer.rows * layer.cols));
@@ -87,6 +94,8 @@ json::object layer_object(const OutputLayout& layout, const QuantizedTensor& lay
       {"solver", spec.super_blocks ? block_type_of(spec)->name() : name_of(spec.solver)},
       {"grid", spec.grid == FloatGrid::kNone ? json::value(nullptr) : json::value(name_of(spec.grid))},
       {"iters", spec.solver == SolverKind::kAls ? spec.rounds : spec.iters},
+      {"importance", name_of(importance_of(layer))},
+      {"importance_power", spec.importance_power},
       {"round_zero", spec.round_zero},
       {"per_tensor", !spec.channel_wise},
       {"stored_bytes", stored_layer_bytes(layer, layout)},
@@ -94,6 +103,7 @@ json::object layer_object(const OutputLayout& layout, const QuantizedTensor& lay
       {"stopped_early", result.stopped_early},
       {"mean_abs_error", errors.mean_abs},
       {"relative_error", nullable(errors.relative)},
+      {"weighted_relative_error", nullable(errors.weighted)},
       {"sqnr_db", nullable(errors.sqnr_db)},
       {"max_abs_error", errors.max_abs},
       {"zeroed", result.zeroed},
@@ -143,6 +153,16 @@ json::object tensors_object(const OutputLayout& layout, const RunResult& result)
   return tensors;
 }
 
+json::object importance_object(const GivenImportance& importance) {
+  const std::string& path = importance.file().name();
+  return {{"path", is_utf8(path) ? path : quoted(path)},
+          {"kind", importance.file().kind_name()},
+          {"xxh3", importance.digest()},
+          {"entries", importance.file().entries().size()},
+          {"layers", importance.layers()},
+          {"missing", json::array(importance.missing().begin(), importance.missing().end())}};
+}
+
 }  // namespace
 
 ErrorFigures error_figures(const ErrorSums& sums, std::uint64_t weights) {
@@ -154,6 +174,8 @@ ErrorFigures error_figures(const ErrorSums& sums, std::uint64_t weights) {
   if (signal > 0) figures.relative = std::sqrt(error / signal);
   if (signal > 0 && error > 0) figures.sqnr_db = 10 * std::log10(signal / error);
   if (signal == 0 && error == 0) figures.relative = 0.0;
+  const double weighted_signal = sums.weighted_weight2.value();
+  if (weighted_signal > 0) figures.weighted = std::sqrt(sums.weighted_square.value() / weighted_signal);
   return figures;
 }
 
@@ -192,6 +214,7 @@ boost::json::object build_report(const Job& job, const SpecOptions& spec, const 
       {"kept", kept_array(job)},
       {"tensors", tensors_object(job.layout, result)},
   };
+  if (job.importance) report["importance"] = importance_object(*job.importance);
   if (job.converted) report["converted"] = conversion_json(job, result);
   return report;
 }

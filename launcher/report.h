@@ -33,6 +33,7 @@ struct RunFacts {
 struct ErrorFigures {
   double mean_abs = 0;
   std::optional<double> relative;  ///< sqrt(sum (w - ŵ)² / sum w²)
+  std::optional<double> weighted;  ///< sqrt(sum h (w - ŵ)² / sum h w²) of the layers whose columns are weighed.
   std::optional<double> sqnr_db;   ///< 10 log10(sum w² / sum (w - ŵ)²)
   double max_abs = 0;
 };

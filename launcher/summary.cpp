@@ -75,6 +75,14 @@ std::string devices_text(const RunFacts& facts, const RunResult& result, std::ui
   return text;
 }
 
+std::string importance_text(const GivenImportance& importance) {
+  const std::size_t missing = importance.missing().size();
+  std::string text = fmt::format("{} of {} layers from {}, {}", importance.layers(), importance.layers() + missing,
+                                 quoted(importance.file().name()), importance.file().kind_name());
+  if (missing > 0) text += fmt::format("; {} without an entry by their own weights", missing);
+  return text;
+}
+
 }  // namespace
 
 std::string inventory_text(const Inventory& inventory) {
@@ -116,8 +124,10 @@ std::string summary_text(const Job& job, const RunResult& result, const RunFacts
         {"files", fmt::format("{}{}", job.layout.files().size(), has_index ? fmt::format(" and {}", kIndexName) : "")});
   }
   facts_table.add_row(
-      {"error", fmt::format("relative {}, SQNR {}, mean {:.3g}, largest {:.3g}", ratio_text(errors.relative),
+      {"error", fmt::format("relative {}{}, SQNR {}, mean {:.3g}, largest {:.3g}", ratio_text(errors.relative),
+                            errors.weighted ? fmt::format(" (weighted {:.5f})", *errors.weighted) : "",
                             decibel_text(errors.sqnr_db), errors.mean_abs, errors.max_abs)});
+  if (job.importance) facts_table.add_row({"importance", importance_text(*job.importance)});
   if (job.converted) facts_table.add_row({"converted", conversion_text(job, result)});
   facts_table.add_row({"early stop", fmt::format("{} of {} layers; {} tiles were read twice for it", stopped,
                                                  result.tensors.size(), result.tiles_reread)});

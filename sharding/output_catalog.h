@@ -45,6 +45,7 @@ struct QuantizedTensor {
   std::size_t codes = 0, scale = kNoEntry, zero = kNoEntry, tensor_scale = kNoEntry;
   const RowPacker* packer = nullptr;  ///< Null: hqq's own layout.
   RowOrder order = {};                ///< Of its rows in the output.
+  bool unmeasured = false;            ///< Decision::unmeasured
   bool given = false;                 ///< Its source holds coded elements (coded_elements.h).
   float given_tensor_scale = 1;       ///< Where it is given and has one.
   /// The layers, itself among them, that engines merge and that so have one tensor scale: indices into
@@ -58,7 +59,14 @@ struct QuantizedTensor {
   [[nodiscard]] bool encodes_stored() const noexcept {
     return !given && (packer != nullptr || (spec.solver == SolverKind::kAls && spec.channel_wise));
   }
-  [[nodiscard]] bool weighs_columns() const noexcept { return spec.weighs_columns() && !given; }
+  /// Whether something has to be known of all its columns before any group is solved.
+  [[nodiscard]] bool weighs_columns() const noexcept {
+    return spec.weighted() && !given && (spec.importance == Importance::kWeights || unmeasured);
+  }
+  /// Whether its columns count as a file says.
+  [[nodiscard]] bool takes_importance() const noexcept {
+    return spec.weighted() && !given && spec.importance == Importance::kFile && !unmeasured;
+  }
   /// Whether a tensor scale has to be found for it.
   [[nodiscard]] bool wants_tensor_scale() const noexcept { return spec.has_tensor_scale() && !given; }
 };

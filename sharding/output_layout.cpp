@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <set>
 #include <string_view>
 #include <utility>
 
@@ -100,12 +101,15 @@ OutputLayout::OutputLayout(const Checkpoint& checkpoint, std::span<const Decisio
 
 void OutputLayout::take_given(std::span<const Decision> decisions) {
   std::map<std::size_t, float> given;  // tensor scales by source
+  std::set<std::size_t> unmeasured;
   for (const Decision& decision : decisions) {
+    if (decision.unmeasured) unmeasured.insert(decision.source);
     if (decision.given) given.emplace(decision.source, decision.tensor_scale);
   }
   for (QuantizedTensor& tensor : quantized_) {
     const auto found = given.find(tensor.source);
     tensor.given = found != given.end();
+    tensor.unmeasured = unmeasured.contains(tensor.source);
     if (tensor.given) tensor.given_tensor_scale = found->second;
   }
 }

@@ -86,9 +86,10 @@ class Pipeline {
   struct Pass {
     Unit unit;
     TileSolver::Job job;
-    FirstPasses found;            // of a first pass
-    bool solve = true;            // else only the range is wanted
-    int redo_after = kAllStrips;  // only strips whose zeros still moved after this step
+    std::shared_ptr<const std::vector<float>> importance;  // job.importance, where a file gives it
+    FirstPasses found;                                     // of a first pass
+    bool solve = true;                                     // else only the range is wanted
+    int redo_after = kAllStrips;                           // only strips whose zeros still moved after this step
     bool solved = false;
     std::uint64_t strips = 0;  // solved
   };

@@ -10,6 +10,7 @@
 #include "runtime/check.h"
 #include "runtime/text.h"
 #include "sharding/device_tiles.h"
+#include "sharding/given_importance.h"
 #include "sharding/pipeline.h"
 
 namespace halfquad {
@@ -93,6 +94,10 @@ Pipeline::Pass Pipeline::begin_pass(Unit unit) {
   Pass pass;
   pass.job = {&tensor, item.index, in_.layout.stored(), tensor.spec.iters};
   if (tensor.given) pass.job.tensor_scale = unit.record.decision.tensor_scale = tensor.given_tensor_scale;
+  if (tensor.takes_importance()) {
+    pass.importance = in_.options.importance->weights_of(tensor.source, tensor.spec.importance_power);
+    pass.job.importance = pass.importance->data();
+  }
   if (unit.phase == Unit::Phase::kFirst) {
     pass.found.tensor = item.tensor;
     pass.found.tiles = 1;

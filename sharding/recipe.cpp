@@ -78,7 +78,7 @@ std::optional<std::string_view> set_key(SpecOverride& spec, std::string_view key
   if (key == "iters") return verdict(store(spec.iters, to_int_in(value, 1, QuantSpec::kMaxIters)), "1 to 1000");
   if (key == "starts") return verdict(store(spec.starts, to_int_in(value, 1, QuantSpec::kMaxStarts)), "1 to 41");
   if (key == "importance") {
-    return verdict(store(spec.importance, importance_from_name(value)), "none or weights");
+    return verdict(store(spec.importance, importance_from_name(value)), "none, weights or file");
   }
   if (key == "round-zero") return verdict(store(spec.round_zero, to_switch(value)), "on or off");
   if (key == "keep") return verdict(store(spec.keep, to_switch(value)), "on or off");

@@ -97,14 +97,15 @@ bool fits(const ItemRecord& record, const Plan& plan, const OutputLayout& layout
 }  // namespace
 
 Fingerprint fingerprint_of(const Checkpoint& checkpoint, const OutputLayout& layout, const std::string& nonfinite,
-                           const std::string& version) {
+                           const std::string& version, const std::string& importance) {
   return {{"halfquad version", version},
           {"source", source_digest(checkpoint)},
           {"layers or their settings", specs_digest(layout)},
           {"--max-shard-size", files_digest(layout)},
           {"--format", std::string(layout.format().name())},
           {"scale dtype", std::string(name_of(layout.stored()))},
-          {"--nonfinite", nonfinite}};
+          {"--nonfinite", nonfinite},
+          {"the importance file", importance}};
 }
 
 std::string differences(const Fingerprint& ours, const Fingerprint& theirs) {

@@ -18,9 +18,11 @@ namespace halfquad {
 /// What decides a job's bytes, part by part, so that a refusal can name the part that differs.
 using Fingerprint = std::vector<std::pair<std::string, std::string>>;
 
-/// `nonfinite`: the policy's name. `version`: of the program.
+/// `nonfinite`: the policy's name. `version`: of the program. `importance`: checksum of the importance file, or
+/// nothing.
 [[nodiscard]] Fingerprint fingerprint_of(const Checkpoint& checkpoint, const OutputLayout& layout,
-                                         const std::string& nonfinite, const std::string& version);
+                                         const std::string& nonfinite, const std::string& version,
+                                         const std::string& importance = {});
 
 /// The parts that differ, as a sentence's part ("the source, the scale dtype"); empty when none does.
 [[nodiscard]] std::string differences(const Fingerprint& ours, const Fingerprint& theirs);

@@ -72,9 +72,10 @@ class RowPacker {
   /// unpack().
   virtual void pack(const RowShape& shape, const StoredRows& rows, const RowPlaces<std::byte>& out) const = 0;
   /// For specs with super-blocks, in place of a solver and pack(): searches the best bytes for the finite `weights` of
-  /// some rows and adds their errors. @pre the format has super-blocks.
-  virtual void search(const RowShape& shape, std::span<const float> weights, const RowPlaces<std::byte>& out,
-                      ErrorSums& errors) const;
+  /// some rows and adds their errors. `importance`: one for each column of the layer; null: all count the same.
+  /// @pre the format has super-blocks.
+  virtual void search(const RowShape& shape, std::span<const float> weights, const float* importance,
+                      const RowPlaces<std::byte>& out, ErrorSums& errors) const;
   virtual void unpack(const RowShape& shape, const RowPlaces<const std::byte>& in, const LoadedRows& rows) const = 0;
 };
 

@@ -81,8 +81,10 @@ enum class KeepReason : std::uint8_t {
 struct Decision {
   std::size_t source = 0;  ///< Index into Checkpoint::tensors().
   KeepReason keep = KeepReason::kNone;
-  QuantSpec spec;          ///< Meaningful when keep is kNone.
-  std::string why;         ///< For kSkipped the pattern, for kShape the sentence.
+  QuantSpec spec;   ///< Meaningful when keep is kNone.
+  std::string why;  ///< For kSkipped the pattern, for kShape the sentence.
+  /// Importance::kFile: the file says nothing of the layer, whose own weights tell instead.
+  bool unmeasured = false;
   bool given = false;      ///< Quantized already: the tensor holds coded elements (coded_elements.h).
   float tensor_scale = 1;  ///< Of a given tensor that has one.
 

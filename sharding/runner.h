@@ -23,6 +23,8 @@
 
 namespace halfquad {
 
+class GivenImportance;
+
 /// What to do when a weight is NaN or infinite. (Keeping the original of such a tensor is decided before the layout.)
 enum class NonFinite : std::uint8_t { kError, kZero };
 
@@ -36,7 +38,8 @@ struct RunOptions {
   DeviceSet* devices = nullptr;                          ///< Solve beside the workers, when there are any.
   /// Devices solve alone; a host worker takes the place of one that cannot.
   bool devices_only = false;
-  Trace* trace = nullptr;  ///< Told what every thread does, when there is one.
+  const GivenImportance* importance = nullptr;  ///< Of the layers with Importance::kFile, when there are any.
+  Trace* trace = nullptr;                       ///< Told what every thread does, when there is one.
 };
 
 /// What one pipeline measured about itself.

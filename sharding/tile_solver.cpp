@@ -233,7 +233,7 @@ bool TileSolver::search_super_blocks(const Job& job, std::int64_t begin, std::in
     const std::int64_t to = tensor.order.output_row(first + row);
     const auto weights = std::span(weights_).subspan(static_cast<std::size_t>(row * tensor.cols),
                                                      static_cast<std::size_t>(together * tensor.cols));
-    tensor.packer->search(shape, weights,
+    tensor.packer->search(shape, weights, job.importance,
                           {{output.codes + (cut.offset_of(to) - cut.offset_of(tile_row)), cut.unit_bytes}, {}, {}},
                           stats.final_error);
   }

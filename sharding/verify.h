@@ -30,6 +30,8 @@ struct LayerError {
   std::string module;
   ErrorSums error;
   std::int64_t weights = 0;
+  std::optional<double> weighted = {};  ///< sqrt(sum h (w - ŵ)² / sum h w²), where verify_quality() found it,
+  std::optional<double> nearest = {};   ///< and sqrt(sum (w - ŵ)² / sum w²) of round to nearest.
 };
 
 struct VerifyResult {

@@ -21,14 +21,20 @@ RunReport::Layer parse_layer(const JsonNode& node) {
   const JsonNode shape = node.at("shape");
   HALFQUAD_REQUIRE(shape.array().size() == 2, kBadInput,
                    "halfquad_report.json is malformed: the shape of a layer is not two numbers");
-  return {.rows = shape.element(0).integer(),
-          .cols = shape.element(1).integer(),
-          .bits = node.at("bits").text(),
-          .group_size = node.at("group_size").integer(),
-          .axis = node.at("axis").integer(),
-          .mean_abs_error = node.at("mean_abs_error").number(),
-          .relative_error = node.at("relative_error").optional_number(),
-          .zeroed = node.at("zeroed").integer()};
+  RunReport::Layer layer{.rows = shape.element(0).integer(),
+                         .cols = shape.element(1).integer(),
+                         .bits = node.at("bits").text(),
+                         .group_size = node.at("group_size").integer(),
+                         .axis = node.at("axis").integer(),
+                         .mean_abs_error = node.at("mean_abs_error").number(),
+                         .relative_error = node.at("relative_error").optional_number(),
+                         .zeroed = node.at("zeroed").integer()};
+  if (const auto solver = node.find("solver")) layer.solver = solver->text();
+  if (!node.find("importance")) return layer;  // an earlier program's report
+  layer.importance = importance_from_name(node.at("importance").text()).value_or(Importance::kNone);
+  layer.importance_power = node.at("importance_power").number();
+  layer.weighted_relative_error = node.at("weighted_relative_error").optional_number();
+  return layer;
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <boost/json/object.hpp>
 
 #include "io/checkpoint.h"
+#include "kernels/quant_spec.h"
 
 namespace halfquad {
 
@@ -28,6 +29,10 @@ struct RunReport {
     double mean_abs_error = 0;
     std::optional<double> relative_error;
     std::int64_t zeroed = 0;
+    std::string solver = {};
+    Importance importance = Importance::kNone;  ///< That its columns were weighed by.
+    double importance_power = 1;
+    std::optional<double> weighted_relative_error = {};
   };
   struct Tensor {
     std::string xxh3;

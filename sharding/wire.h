@@ -37,6 +37,8 @@ class WireWriter {
     put(sums.square);
     put(sums.weight2);
     put(sums.max_abs);
+    put(sums.weighted_square);
+    put(sums.weighted_weight2);
   }
   /// Spares the growing when much is to come.
   void reserve(std::size_t bytes) { bytes_.reserve(bytes); }
@@ -82,6 +84,8 @@ class WireReader {
     get(sums.square);
     get(sums.weight2);
     get(sums.max_abs);
+    get(sums.weighted_square);
+    get(sums.weighted_weight2);
   }
   /// A count of things that take at least `least_bytes` each: so that nothing is allocated for a count that lies.
   [[nodiscard]] std::size_t count(std::size_t least_bytes) {

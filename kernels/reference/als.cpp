@@ -97,7 +97,89 @@ class AlsGroup {
   float inverse_h_ = 1, all_hd_ = 0, offset_ = 0;
 };
 
+/// A group whose zero is a whole number.
+class WholeGroup {
+ public:
+  WholeGroup(const std::vector<float>& w, const std::vector<float>& h, float length, CodeWidth width)
+      : w_(w), h_(h), largest_(static_cast<float>(qmax(width))), s1_(length / largest_) {}
+
+  struct Look {
+    float S = 1, z = 0;
+    float score = std::numeric_limits<float>::infinity();
+    float fit = 0;  ///< The S that fits these codes; 0: none.
+  };
+
+  [[nodiscard]] Look look(float S, float z) const {
+    std::vector<float> e(w_.size()), hd(w_.size());
+    for (std::size_t k = 0; k < w_.size(); ++k) {
+      const float t = w_[k] * S + z;
+      const float q = std::nearbyint(std::clamp(t, 0.0F, largest_));
+      e[k] = t - q;
+      hd[k] = h_[k] * (q - z);
+    }
+    const float errors = sum_of(w_.size(), [&](std::size_t k) { return (h_[k] * e[k]) * e[k]; });
+    const float products = sum_of(w_.size(), [&](std::size_t k) { return hd[k] * w_[k]; });
+    const float squares = sum_of(w_.size(), [&](std::size_t k) {
+      return hd[k] * (std::nearbyint(std::clamp(w_[k] * S + z, 0.0F, largest_)) - z);
+    });
+    const float ratio = S * s1_;
+    return {S, z, errors / (ratio * ratio), products > 0 ? squares / products : 0.0F};
+  }
+
+  /// One round: the codes of the S that fits, if these are better.
+  void refine(Look& now) const {
+    if (now.fit <= 0) return;
+    const Look next = look(now.fit, now.z);
+    if (next.score < now.score) now = next;
+  }
+
+ private:
+  const std::vector<float>& w_;
+  const std::vector<float>& h_;
+  float largest_, s1_;
+};
+
 }  // namespace
+
+bool search_als_whole(const std::vector<float>& w, const std::vector<float>& h, const WeightRange& range,
+                      const QuantSpec& spec, FixedGrid& grid) {
+  const float lo = std::min(range.lo, 0.0F);
+  const float hi = std::max(range.hi, 0.0F);
+  const bool symmetric = spec.zeros == ZeroKind::kSymmetric;
+  const float length = symmetric ? 2 * std::max(-lo, hi) : hi - lo;
+  const float middle = symmetric ? 0 : 0.5F * (lo + hi);
+  const auto largest = static_cast<float>(qmax(spec.width));
+  const float fixed = symmetric ? static_cast<float>((qmax(spec.width) + 1) / 2) : 0;
+  if (!std::isfinite(length)) return false;
+  grid = {.zero = fixed};
+  if (!(length > AlsSearch::kNarrowest)) return true;
+
+  const WholeGroup group(w, h, length, spec.width);
+  std::vector<WholeGroup::Look> kept;
+  for (int i = 0; i < spec.starts; ++i) {
+    const float covered = length * AlsSearch::part(i, spec.starts);
+    const float scale = covered / largest;
+    const float own = symmetric ? fixed : std::nearbyint((0.5F * covered - middle) / scale);
+    for (const float aside : AlsSearch::kAside) {
+      const float zero = own + aside;
+      if ((symmetric && aside != 0) || zero < 0 || zero > largest) continue;
+      WholeGroup::Look found = group.look(1.0F / scale, zero);
+      if (!(found.score < std::numeric_limits<float>::infinity())) continue;
+      group.refine(found);
+      kept.push_back(found);
+      const auto better = [](const WholeGroup::Look& a, const WholeGroup::Look& b) { return a.score < b.score; };
+      std::inplace_merge(kept.begin(), kept.end() - 1, kept.end(), better);
+      if (kept.size() > AlsSearch::kKept) kept.pop_back();
+    }
+  }
+  for (int round = 1; round < spec.rounds; ++round) {
+    for (WholeGroup::Look& one : kept) group.refine(one);
+  }
+  if (kept.empty()) return true;
+  const auto best = std::ranges::min_element(kept, {}, &WholeGroup::Look::score);
+  grid = {.inverse_scale = best->S, .scale = 1.0F / best->S, .zero = best->z};
+  return true;
+}
 
 FixedGrid search_als(const std::vector<float>& w, const std::vector<float>& h, const WeightRange& range,
                      const QuantSpec& spec) {

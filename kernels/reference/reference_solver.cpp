@@ -142,6 +142,9 @@ class ReferenceSolver final : public Solver {
       }
       put_codes({grids.inverse_scale[g], grids.scale[g], grids.zero[g]}, width, target, g);
       add_errors(order_of(block), grids.scale[g], grids.zero[g], stats.final_error);
+      if (block.importance.h == nullptr) continue;
+      load_importance(block, g);
+      add_weighted_errors(grids.scale[g], grids.zero[g], stats.final_error);
     }
   }
 
@@ -209,7 +212,11 @@ class ReferenceSolver final : public Solver {
   /// Solves for the grid of the current group, `g` of `block`; false when its range is beyond fp32.
   bool find_grid(const GroupBlock& block, std::int64_t g, const WeightRange& range, const SolveRequest& request,
                  FixedGrid& grid, SolveStats& stats) {
-    if (request.spec.zeros != ZeroKind::kFloat) return search_integer_zero(w_, range, request.spec, grid);
+    if (request.spec.zeros != ZeroKind::kFloat) {
+      if (!request.spec.weighted()) return search_integer_zero(w_, range, request.spec, grid);
+      load_importance(block, g);
+      return search_als_whole(w_, h_, range, request.spec, grid);
+    }
     if (!std::isfinite(range.hi - range.lo)) return false;
     if (request.spec.solver == SolverKind::kAls) {
       load_importance(block, g);
@@ -271,6 +278,17 @@ class ReferenceSolver final : public Solver {
     const float square_sum = sum_in(order, y_);
     for (std::size_t k = 0; k < w_.size(); ++k) x_[k] = w_[k] * w_[k];
     sums.add_group(abs_sum, square_sum, sum_in(order, x_), largest);
+  }
+
+  /// The weighted ones, with the importance in h_.
+  void add_weighted_errors(float scale, float zero, ErrorSums& sums) {
+    for (std::size_t k = 0; k < w_.size(); ++k) {
+      const float e = w_[k] - (q_[k] - zero) * scale;
+      x_[k] = (h_[k] * e) * e;
+      y_[k] = (h_[k] * w_[k]) * w_[k];
+    }
+    const float square_sum = sum_32(x_);
+    sums.add_weighted(square_sum, sum_32(y_));
   }
 
   std::vector<float> w_;  // weights of the current group

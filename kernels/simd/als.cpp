@@ -132,7 +132,116 @@ AlsBest Search(const simd::AlsLanes& lanes, const AlsPlan& plan) {
   return best;
 }
 
+// N groups whose zeros are whole numbers.
+struct WholePlan {
+  simd::AlsLanes lanes;
+  VF qmax, length, middle, s1;
+};
+
+// A candidate of each group and what is known of its codes; the score of none is infinite.
+struct WholeLook {
+  VF S, z, score, fit;
+};
+
+// The zero of every group that is symmetric, and of those that are constant.
+inline float FixedZero(const QuantSpec& spec) {
+  return spec.zeros == ZeroKind::kSymmetric ? static_cast<float>((qmax(spec.width) + 1) / 2) : 0.0F;
+}
+
+template <Columns kColumns>
+HWY_NOINLINE WholeLook LookAt(const WholePlan& plan, VF S, VF z) {
+  const RunningSums sums =
+      SumOfFour(plan.lanes.elems, WholeVisit<kColumns>{plan.lanes.w, plan.lanes.h, S, z, plan.qmax});
+  const VF zero = hn::Zero(kDF);
+  const VF ratio = hn::Mul(S, plan.s1);
+  const MF fits = hn::Gt(sums.y, zero);
+  const VF fit = hn::Div(sums.z, hn::IfThenElse(fits, sums.y, hn::Set(kDF, 1.0F)));
+  return {S, z, hn::Div(sums.x, hn::Mul(ratio, ratio)), hn::IfThenElseZero(fits, fit)};
+}
+
+HWY_INLINE WholeLook TakeWhere(MF where, const WholeLook& a, const WholeLook& b) {
+  return {hn::IfThenElse(where, a.S, b.S), hn::IfThenElse(where, a.z, b.z), hn::IfThenElse(where, a.score, b.score),
+          hn::IfThenElse(where, a.fit, b.fit)};
+}
+
+// A round: takes over the S that fits where it lowers the score. Whether it did anywhere.
+template <Columns kColumns>
+HWY_INLINE bool Refine(const WholePlan& plan, WholeLook& now) {
+  const VF none = hn::Set(kDF, std::numeric_limits<float>::infinity());
+  const MF live = hn::And(hn::Gt(now.fit, hn::Zero(kDF)), hn::Lt(now.score, none));
+  if (hn::AllFalse(kDF, live)) return false;
+  const WholeLook next = LookAt<kColumns>(plan, hn::IfThenElse(live, now.fit, now.S), now.z);
+  const MF better = hn::And(live, hn::Lt(next.score, now.score));
+  now = TakeWhere(better, next, now);
+  return !hn::AllFalse(kDF, better);
+}
+
+// Puts a candidate among those that are kept, the best first; the last falls out.
+HWY_INLINE void Insert(WholeLook next, WholeLook* kept) {
+  for (int i = 0; i < AlsSearch::kKept; ++i) {
+    const MF better = hn::Lt(next.score, kept[i].score);
+    const WholeLook out = TakeWhere(better, kept[i], next);
+    kept[i] = TakeWhere(better, next, kept[i]);
+    next = out;
+  }
+}
+
+template <Columns kColumns>
+WholeLook SearchWhole(const WholePlan& plan, const QuantSpec& spec) {
+  const VF zero = hn::Zero(kDF), one = hn::Set(kDF, 1.0F), half = hn::Set(kDF, 0.5F);
+  const VF none = hn::Set(kDF, std::numeric_limits<float>::infinity());
+  const bool symmetric = spec.zeros == ZeroKind::kSymmetric;
+  WholeLook kept[AlsSearch::kKept];
+  const VF fixed = hn::Set(kDF, FixedZero(spec));
+  for (WholeLook& look : kept) look = {one, fixed, none, zero};
+  for (int i = 0; i < spec.starts; ++i) {
+    const VF covered = hn::Mul(plan.length, hn::Set(kDF, AlsSearch::part(i, spec.starts)));
+    const VF scale = hn::Div(covered, plan.qmax);
+    const VF S = hn::Div(one, scale);
+    if (symmetric) {
+      WholeLook look = LookAt<kColumns>(plan, S, fixed);
+      static_cast<void>(Refine<kColumns>(plan, look));
+      Insert(look, kept);
+      continue;
+    }
+    const VF own = hn::Round(hn::Div(hn::Sub(hn::Mul(half, covered), plan.middle), scale));
+    for (const float aside : AlsSearch::kAside) {
+      const VF z = hn::Add(own, hn::Set(kDF, aside));
+      const MF valid = hn::And(hn::Ge(z, zero), hn::Le(z, plan.qmax));
+      if (hn::AllFalse(kDF, valid)) continue;
+      WholeLook look = LookAt<kColumns>(plan, S, z);
+      look.score = hn::IfThenElse(valid, look.score, none);
+      static_cast<void>(Refine<kColumns>(plan, look));
+      Insert(look, kept);
+    }
+  }
+  for (int round = 1; round < spec.rounds; ++round) {
+    bool active = false;
+    for (WholeLook& now : kept) active = Refine<kColumns>(plan, now) || active;
+    if (!active) break;
+  }
+  WholeLook best = kept[0];
+  for (int i = 1; i < AlsSearch::kKept; ++i) best = TakeWhere(hn::Lt(kept[i].score, best.score), kept[i], best);
+  return best;
+}
+
 }  // namespace
+
+void SearchAlsWhole(const simd::AlsLanes& lanes, const QuantSpec& spec) {
+  const VF zero = hn::Zero(kDF), one = hn::Set(kDF, 1.0F), half = hn::Set(kDF, 0.5F);
+  const VF lo = hn::Min(hn::Load(kDF, lanes.lo), zero), hi = hn::Max(hn::Load(kDF, lanes.hi), zero);
+  const bool symmetric = spec.zeros == ZeroKind::kSymmetric;
+  const VF length = symmetric ? hn::Mul(hn::Set(kDF, 2.0F), hn::Max(hn::Neg(lo), hi)) : hn::Sub(hi, lo);
+  const MF wide = hn::Gt(length, hn::Set(kDF, AlsSearch::kNarrowest));
+  WholePlan plan{lanes, hn::Set(kDF, static_cast<float>(qmax(spec.width))), hn::IfThenElse(wide, length, one), zero,
+                 one};
+  if (!symmetric) plan.middle = hn::IfThenElseZero(wide, hn::Mul(half, hn::Add(lo, hi)));
+  plan.s1 = hn::Div(plan.length, plan.qmax);
+  const WholeLook best =
+      lanes.h != nullptr ? SearchWhole<Columns::kWeighted>(plan, spec) : SearchWhole<Columns::kAlike>(plan, spec);
+  hn::Store(hn::IfThenElse(wide, best.S, one), kDF, lanes.S);
+  hn::Store(hn::IfThenElse(wide, best.z, hn::Set(kDF, FixedZero(spec))), kDF, lanes.z);
+}
 
 void SearchAls(const simd::AlsLanes& lanes, const QuantSpec& spec) {
   const AlsPlan plan{hn::Set(kDF, static_cast<float>(qmax(spec.width))), spec.starts, spec.rounds,

@@ -134,6 +134,30 @@ struct ScoreVisit {
   }
 };
 
+// h·e², h·d·w and h·d² around a whole zero, d being codes counted from it and the error e in codes.
+template <Columns kColumns>
+struct WholeVisit {
+  const float* HWY_RESTRICT w;
+  const float* HWY_RESTRICT h;
+  VF S, z, qmax;
+
+  HWY_INLINE void Add(size_t k, RunningSums& sums) const {
+    const VF weight = hn::Load(kDF, w + k * kLanes);
+    const VF t = hn::Add(hn::Mul(weight, S), z);
+    const VF q = hn::Round(hn::Min(hn::Max(t, hn::Zero(kDF)), qmax));
+    const VF e = hn::Sub(t, q), d = hn::Sub(q, z);
+    VF he = e, hd = d;
+    if constexpr (kColumns == Columns::kWeighted) {
+      const VF hk = hn::Load(kDF, h + k * kLanes);
+      he = hn::Mul(hk, e);
+      hd = hn::Mul(hk, d);
+    }
+    sums.x = hn::Add(sums.x, hn::Mul(he, e));
+    sums.y = hn::Add(sums.y, hn::Mul(hd, weight));
+    sums.z = hn::Add(sums.z, hn::Mul(hd, d));
+  }
+};
+
 }  // namespace HWY_NAMESPACE
 }  // namespace halfquad
 HWY_AFTER_NAMESPACE();

@@ -78,6 +78,23 @@ struct MeanTerms {
   }
 };
 
+// What one element adds to the weighted errors of given codes: h·e² and h·w².
+struct WeightedErrors {
+  const float* HWY_RESTRICT w;
+  const float* HWY_RESTRICT codes;
+  const float* HWY_RESTRICT h;
+  VF s, z;
+
+  HWY_INLINE Sums<2> operator()(size_t k) const {
+    const VF weight = hn::Load(kDF, w + k * kLanes), hk = hn::Load(kDF, h + k * kLanes);
+    const VF e = hn::Sub(weight, hn::Mul(hn::Sub(hn::Load(kDF, codes + k * kLanes), z), s));
+    Sums<2> out;
+    out.x[0] = hn::Mul(hn::Mul(hk, e), e);
+    out.x[1] = hn::Mul(hn::Mul(hk, weight), weight);
+    return out;
+  }
+};
+
 }  // namespace HWY_NAMESPACE
 }  // namespace halfquad
 HWY_AFTER_NAMESPACE();

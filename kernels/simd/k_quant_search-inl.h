@@ -49,9 +49,9 @@ inline float RoundInto(float value, int lo, int hi) {
 template <GgmlKQuant kKind>
 class KQuantSearch {
  public:
-  // `weights`: 256 of them.
-  void Run(const float* HWY_RESTRICT weights, KQuantBlock& block) {
-    Load(weights);
+  // `weights`: 256 of them. `importance`: of each; null: all count the same.
+  void Run(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT importance, KQuantBlock& block) {
+    Load(weights, importance);
     for (size_t v = 0; v < kSubs; v += kN) FitSubBlocks(v);
     Super best;
     best.sums.error = std::numeric_limits<double>::infinity();
@@ -93,7 +93,8 @@ class KQuantSearch {
   using V = hn::Vec<D>;
   static constexpr D kD{};
 
-  // Of some sub-blocks, one a lane: the error with a scale and minimum, and what least squares wants to know.
+  // Of some sub-blocks, one a lane: the error with a scale and minimum, and what least squares wants to know. All terms
+  // have an element's importance as a factor; where that is 1 its products are exact.
   struct Sums {
     V error, steps, steps2, product;
   };
@@ -107,9 +108,12 @@ class KQuantSearch {
     SuperSums sums;
   };
 
-  void Load(const float* HWY_RESTRICT weights) {
+  void Load(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT importance) {
     for (size_t j = 0; j < kSubs; ++j) {
-      for (size_t k = 0; k < kElems; ++k) w_[k * kSubs + j] = weights[j * kElems + k];
+      for (size_t k = 0; k < kElems; ++k) {
+        w_[k * kSubs + j] = weights[j * kElems + k];
+        h_[k * kSubs + j] = importance == nullptr ? 1.0F : importance[j * kElems + k];
+      }
     }
   }
 
@@ -136,20 +140,21 @@ class KQuantSearch {
       V restored = hn::Mul(grid.s, steps);
       if (kMinima) restored = hn::Sub(restored, grid.m);
       const V e = hn::Sub(weight, restored);
-      sums.error = hn::Add(sums.error, hn::Mul(e, e));
-      sums.steps = hn::Add(sums.steps, steps);
-      sums.steps2 = hn::Add(sums.steps2, hn::Mul(steps, steps));
-      sums.product = hn::Add(sums.product, hn::Mul(weight, steps));
+      const V h = hn::Load(kD, h_ + k * kSubs + v);
+      const V h_steps = hn::Mul(h, steps);
+      sums.error = hn::Add(sums.error, hn::Mul(hn::Mul(h, e), e));
+      sums.steps = hn::Add(sums.steps, h_steps);
+      sums.steps2 = hn::Add(sums.steps2, hn::Mul(h_steps, steps));
+      sums.product = hn::Add(sums.product, hn::Mul(h_steps, weight));
     }
     return sums;
   }
 
   // Least squares of the weights on the steps; lanes without a solution keep their grid.
-  HWY_INLINE Grid Fit(const Sums& sums, V sum_w, const Grid& now) const {
+  HWY_INLINE Grid Fit(const Sums& sums, V n, V sum_w, const Grid& now) const {
     const V zero = hn::Zero(kD);
     const V alone = hn::Div(sums.product, hn::IfThenElse(hn::Gt(sums.steps2, zero), sums.steps2, hn::Set(kD, 1.0F)));
     if (!kMinima) return {hn::IfThenElse(hn::Gt(sums.steps2, zero), alone, now.s), zero};
-    const V n = hn::Set(kD, static_cast<float>(kElems));
     const V den = hn::Sub(hn::Mul(n, sums.steps2), hn::Mul(sums.steps, sums.steps));
     const V num = hn::Sub(hn::Mul(n, sums.product), hn::Mul(sums.steps, sum_w));
     const auto solved = hn::And(hn::Gt(den, zero), hn::Gt(num, zero));
@@ -165,12 +170,14 @@ class KQuantSearch {
   // The best scale and minimum of kN sub-blocks, each on its own, into s_ and m_.
   void FitSubBlocks(size_t v) {
     const V zero = hn::Zero(kD);
-    V lo = hn::Load(kD, w_ + v), hi = lo, sum_w = zero;
+    V lo = hn::Load(kD, w_ + v), hi = lo, sum_h = zero, sum_w = zero;
     for (size_t k = 0; k < kElems; ++k) {
       const V weight = hn::Load(kD, w_ + k * kSubs + v);
       lo = hn::Min(lo, weight);
       hi = hn::Max(hi, weight);
-      sum_w = hn::Add(sum_w, weight);
+      const V h = hn::Load(kD, h_ + k * kSubs + v);
+      sum_h = hn::Add(sum_h, h);
+      sum_w = hn::Add(sum_w, hn::Mul(h, weight));
     }
     Grid best{zero, zero};
     V best_error = hn::Set(kD, std::numeric_limits<float>::infinity());
@@ -181,7 +188,7 @@ class KQuantSearch {
         best_error = hn::IfThenElse(better, sums.error, best_error);
         best.s = hn::IfThenElse(better, grid.s, best.s);
         best.m = hn::IfThenElse(better, grid.m, best.m);
-        grid = Fit(sums, sum_w, grid);
+        grid = Fit(sums, sum_h, sum_w, grid);
       }
     };
     if (kMinima) {
@@ -203,6 +210,7 @@ class KQuantSearch {
     }
     hn::Store(best.s, kD, s_ + v);
     hn::Store(best.m, kD, m_ + v);
+    hn::Store(sum_h, kD, sum_h_ + v);
     hn::Store(sum_w, kD, sum_w_ + v);
   }
 
@@ -260,7 +268,7 @@ class KQuantSearch {
       sums.error += double{error[j]};
       sums.aa += a * a * double{steps2[j]};
       sums.ab += a * b * double{steps[j]};
-      sums.bb += b * b * double{kElems};
+      sums.bb += b * b * double{sum_h_[v + j]};
       sums.aw += a * double{product[j]};
       sums.bw += b * double{sum_w_[v + j]};
     }
@@ -346,8 +354,10 @@ class KQuantSearch {
   }
 
   HWY_ALIGN float w_[256];  // element k of sub-block j at k * kSubs + j
+  HWY_ALIGN float h_[256];
   HWY_ALIGN float s_[kSubs];
   HWY_ALIGN float m_[kSubs];
+  HWY_ALIGN float sum_h_[kSubs];
   HWY_ALIGN float sum_w_[kSubs];
 };
 

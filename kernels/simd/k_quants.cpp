@@ -21,29 +21,32 @@ namespace HWY_NAMESPACE {
 namespace {
 
 template <GgmlKQuant kKind>
-void QuantizeAll(const float* weights, std::int64_t count, std::byte* blocks) {
+void QuantizeAll(const float* weights, std::int64_t count, const ColumnWeights& importance, std::byte* blocks) {
   KQuantSearch<kKind> search;
   KQuantBlock block;
   for (std::int64_t at = 0; at < count; at += kGgmlSuperBlock, blocks += shape_of(kKind).bytes) {
-    search.Run(weights + at, block);
+    const float* const h =
+        importance.h == nullptr ? nullptr : importance.h + (importance.first_col + at) % importance.cols;
+    search.Run(weights + at, h, block);
     pack_k_block(kKind, block, blocks);
   }
 }
 
 }  // namespace
 
-void QuantizeK(GgmlKQuant kind, const float* weights, std::int64_t count, std::byte* blocks) {
+void QuantizeK(GgmlKQuant kind, const float* weights, std::int64_t count, const ColumnWeights& importance,
+               std::byte* blocks) {
   switch (kind) {
     case GgmlKQuant::kQ2_K:
-      return QuantizeAll<GgmlKQuant::kQ2_K>(weights, count, blocks);
+      return QuantizeAll<GgmlKQuant::kQ2_K>(weights, count, importance, blocks);
     case GgmlKQuant::kQ3_K:
-      return QuantizeAll<GgmlKQuant::kQ3_K>(weights, count, blocks);
+      return QuantizeAll<GgmlKQuant::kQ3_K>(weights, count, importance, blocks);
     case GgmlKQuant::kQ4_K:
-      return QuantizeAll<GgmlKQuant::kQ4_K>(weights, count, blocks);
+      return QuantizeAll<GgmlKQuant::kQ4_K>(weights, count, importance, blocks);
     case GgmlKQuant::kQ5_K:
-      return QuantizeAll<GgmlKQuant::kQ5_K>(weights, count, blocks);
+      return QuantizeAll<GgmlKQuant::kQ5_K>(weights, count, importance, blocks);
     case GgmlKQuant::kQ6_K:
-      return QuantizeAll<GgmlKQuant::kQ6_K>(weights, count, blocks);
+      return QuantizeAll<GgmlKQuant::kQ6_K>(weights, count, importance, blocks);
   }
 }
 
@@ -59,12 +62,14 @@ HWY_EXPORT(QuantizeK);
 
 class DispatchedQuantizer final : public GgmlKQuantizer {
  public:
-  using Function = void (*)(GgmlKQuant, const float*, std::int64_t, std::byte*);
+  using Function = void (*)(GgmlKQuant, const float*, std::int64_t, const ColumnWeights&, std::byte*);
   explicit DispatchedQuantizer(Function function) : function_(function) {}
 
-  void quantize(GgmlKQuant kind, const float* weights, std::int64_t count, std::byte* blocks) const override {
+  void quantize(GgmlKQuant kind, const float* weights, std::int64_t count, const ColumnWeights& importance,
+                std::byte* blocks) const override {
     HALFQUAD_DCHECK(count % kGgmlSuperBlock == 0);
-    function_(kind, weights, count, blocks);
+    HALFQUAD_DCHECK(importance.h == nullptr || (importance.cols | importance.first_col) % kGgmlSuperBlock == 0);
+    function_(kind, weights, count, importance, blocks);
   }
 
  private:

@@ -31,12 +31,13 @@ Solver* NewSimdSolver(const char* /*name*/) { return make_reference_solver().rel
 
 #else
 
-void SearchAls(const simd::AlsLanes& lanes, const QuantSpec& spec);  // als.cpp
+void SearchAls(const simd::AlsLanes& lanes, const QuantSpec& spec);       // als.cpp
+void SearchAlsWhole(const simd::AlsLanes& lanes, const QuantSpec& spec);  // als.cpp
 
 namespace {
 
 // Slots of the exact sums after those of the steps.
-enum ErrorSlot : size_t { kAbsSlot, kSquareSlot, kWeightSlot, kErrorSlots };
+enum ErrorSlot : size_t { kAbsSlot, kSquareSlot, kWeightSlot, kWeightedSquareSlot, kWeightedWeightSlot, kErrorSlots };
 
 class SimdSolver final : public Solver {
  public:
@@ -46,7 +47,8 @@ class SimdSolver final : public Solver {
 
   void solve(const GroupBlock& block, const SolveRequest& request, const SolveTarget& target,
              SolveStats& stats) override {
-    if (request.spec.zeros != ZeroKind::kFloat) return solve_integer_zeros(block, request, target, stats);
+    const bool fractional = request.spec.zeros == ZeroKind::kFloat;
+    if (!fractional && !request.spec.weighted()) return solve_integer_zeros(block, request, target, stats);
     if (request.spec.solver == SolverKind::kAls) return solve_als(block, request, target, stats);
     const bool steps = request.spec.optimizes();
     const StepPlan plan = steps ? plan_steps(request) : StepPlan{};
@@ -120,6 +122,7 @@ class SimdSolver final : public Solver {
     ExactLanes exact(scratch_, kErrorSlots);
     const VF qmax_v = hn::Set(kDF, static_cast<float>(qmax(width)));
     const simd::WeightLanes& lanes = scratch_.weights[0];
+    LoadedImportance importance(block, scratch_, lanes.clamped);
     for (size_t first = 0; first < groups; first += kLanes) {
       const size_t count = groups - first < kLanes ? groups - first : kLanes;
       LoadLanes(block, first, count, scratch_, lanes.w);
@@ -138,6 +141,13 @@ class SimdSolver final : public Solver {
       }
       StoreCodes(block, first, count, lanes.ws, target);
       record_errors(terms, count, 0, exact, stats.final_error);
+      if (block.importance.h != nullptr) {
+        importance.Load(first, count);
+        const WeightedErrors weighted{lanes.w, lanes.ws, lanes.clamped, errors.s, errors.z};
+        const Sums<2> sums = SumGroup(OrderOf(block), elems, weighted);
+        exact.Add(kWeightedSquareSlot, sums.x[0], count, stats.final_error.weighted_square);
+        exact.Add(kWeightedWeightSlot, sums.x[1], count, stats.final_error.weighted_weight2);
+      }
       if (exact.CountVector()) flush(exact, 0, stats);
     }
     flush(exact, 0, stats);
@@ -215,7 +225,9 @@ class SimdSolver final : public Solver {
     const size_t groups = static_cast<size_t>(block.groups);
     scratch_.reserve(elems, kErrorSlots);
     ExactLanes exact(scratch_, kErrorSlots);
+    const VF most = hn::Set(kDF, std::numeric_limits<float>::max());
     const VF qmax_v = hn::Set(kDF, static_cast<float>(qmax(request.spec.width)));
+    const bool whole = request.spec.zeros != ZeroKind::kFloat;
     LaneSet set{};
     set.weights = scratch_.weights[0];
     set.calm_low = hn::Set(kDF, 1.0F);  // nothing is known about any zero
@@ -229,14 +241,20 @@ class SimdSolver final : public Solver {
       set.count = groups - first < kLanes ? groups - first : kLanes;
       LoadLanes(block, first, set.count, scratch_, set.weights.w);
       VF lowest, highest;
-      if (HWY_UNLIKELY(FindRange(set.weights.w, elems, lowest, highest))) {
+      const bool beyond_f32 = FindRange(set.weights.w, elems, lowest, highest);
+      const Span span = SpanOf(lowest, highest, request.spec.zeros);
+      if (HWY_UNLIKELY(beyond_f32 || (whole && !hn::AllTrue(kDF, hn::Le(span.length, most))))) {
         stats.nonfinite = true;
         return;
       }
       hn::Store(lowest, kDF, lo);
       hn::Store(highest, kDF, hi);
       if (lanes.h != nullptr) importance.Load(first, set.count);
-      SearchAls(lanes, request.spec);
+      if (whole) {
+        SearchAlsWhole(lanes, request.spec);
+      } else {
+        SearchAls(lanes, request.spec);
+      }
       set.grid.S = hn::Load(kDF, S);
       set.grid.s = hn::Div(hn::Set(kDF, 1.0F), set.grid.S);
       set.grid.z = hn::Load(kDF, z);
@@ -369,6 +387,8 @@ class SimdSolver final : public Solver {
     exact.Flush(slots + kAbsSlot, stats.final_error.abs);
     exact.Flush(slots + kSquareSlot, stats.final_error.square);
     exact.Flush(slots + kWeightSlot, stats.final_error.weight2);
+    exact.Flush(slots + kWeightedSquareSlot, stats.final_error.weighted_square);
+    exact.Flush(slots + kWeightedWeightSlot, stats.final_error.weighted_weight2);
     exact.EndFlush();
   }
 

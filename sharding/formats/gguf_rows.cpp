@@ -83,14 +83,15 @@ class GgufRowPacker final : public RowPacker {
                      out.codes.data);
   }
 
-  void search(const RowShape& shape, std::span<const float> weights, const RowPlaces<std::byte>& out,
-              ErrorSums& errors) const override {
+  void search(const RowShape& shape, std::span<const float> weights, const float* importance,
+              const RowPlaces<std::byte>& out, ErrorSums& errors) const override {
     const GgmlKQuant kind = super_block_of(shape.spec);
     const auto count = static_cast<std::int64_t>(weights.size());
-    k_quantizer().quantize(kind, weights.data(), count, out.codes.data);
+    const ColumnWeights columns{importance, shape.cols, 0};
+    k_quantizer().quantize(kind, weights.data(), count, columns, out.codes.data);
     std::vector<float> restored(weights.size());
     dequantize_k_quants(kind, out.codes.data, count, restored.data());
-    measure_k_quants(weights.data(), restored.data(), count, errors);
+    measure_k_quants(weights.data(), restored.data(), count, columns, errors);
   }
 
   void unpack(const RowShape& shape, const RowPlaces<const std::byte>& in, const LoadedRows& rows) const override {

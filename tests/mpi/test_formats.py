@@ -25,6 +25,7 @@ OPTIONS = argparse.Namespace()
 QUIET = ["--progress", "none", "--log-level", "off"]
 DONE, USAGE = 0, 2
 DEADLINE = 120  # seconds any one job may take
+GIVEN = "given.safetensors"  # importance of the columns of every layer, in the folder of the test
 FORMATS = {  # with a group size that all have; what follows a colon tells two of a kind apart
     "hqq": [],
     "mlx": ["--bits", "3"],
@@ -33,6 +34,7 @@ FORMATS = {  # with a group size that all have; what follows a colon tells two o
     "compressed-tensors": [],
     "torchao": [],
     "awq": [],
+    "awq:file": ["--importance", GIVEN],
     "gptq": ["--bits", "8"],
     "gguf": [],
     "gguf:Q4_K_M": ["--mixture", "Q4_K_M"],
@@ -69,6 +71,20 @@ class Jobs(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.root, ignore_errors=True)
         cls.model = cls.root / "model"
         cls.run_to_end([OPTIONS.halfquad, "synth", cls.model, "--preset", cls.PRESET, "--progress", "none"])
+        cls.write_importance(cls.root / GIVEN)
+
+    @classmethod
+    def write_importance(cls, path: Path):
+        """A vector for each matrix of the model: its values go up and down along the columns."""
+        header, data = {}, b""
+        for name, (_, shape) in sorted(tensors_of(cls.model).items()):
+            if len(shape) != 2:
+                continue
+            values = struct.pack(f"<{shape[1]}f", *(1 + column * len(name) % 89 for column in range(shape[1])))
+            header[name] = {"dtype": "F32", "shape": [shape[1]], "data_offsets": [len(data), len(data) + len(values)]}
+            data += values
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
     @staticmethod
     def run_to_end(command: list, code: int = DONE) -> str:
@@ -80,8 +96,9 @@ class Jobs(unittest.TestCase):
     def quantize(self, form: str, out: Path, *more, ranks: int = 0, model=None) -> list:
         launch = [OPTIONS.mpiexec, "-n", ranks] if ranks else []
         size = [] if "--type" in FORMATS[form] else ["--group-size", "32"]  # which a type says
+        options = [self.root / option if option == GIVEN else option for option in FORMATS[form]]
         return [*launch, OPTIONS.halfquad, "quantize", model or self.model, out, "--format", form.partition(":")[0],
-                *size, *FORMATS[form], *QUIET, *more]
+                *size, *options, *QUIET, *more]
 
     def clear(self, out: Path):
         for path in (out, out.with_name(out.name + ".partial")):

@@ -63,6 +63,34 @@ def solve(w, h, bits, group_size):
     return codes.astype(np.uint8), scale, zero
 
 
+def solve_whole(w, h, bits, group_size, symmetric):
+    """The same for whole zeros: every start with three of them, or one in the middle; only scales are fitted."""
+    h = np.broadcast_to(h, w.shape).reshape(-1, group_size)
+    w, qmax = w.reshape(-1, group_size), QMAX[bits]
+    lo, hi = np.minimum(w.min(1), 0), np.maximum(w.max(1), 0)
+    if symmetric:
+        hi = np.maximum(-lo, hi)
+        lo = -hi
+    mid, half = 0.5 * (lo + hi), 0.5 * (hi - lo)
+    best = np.full(len(w), np.inf)
+    codes, scale, zero = np.zeros_like(w), np.ones_like(lo), np.zeros_like(lo)
+    for part in PARTS:
+        start = (2 * half * part / qmax).astype(np.float32)
+        for aside in (0,) if symmetric else (-1, 0, 1):
+            z = np.full_like(lo, (qmax + 1) // 2) if symmetric else np.rint(-(mid - half * part) / start) + aside
+            live = (z >= 0) & (z <= qmax)
+            s = start
+            for _ in range(ROUNDS + 1):
+                q = codes_of(w, s, z, qmax)
+                d = q - z[:, None]
+                o = (h * (w - d * s[:, None]) ** 2).sum(1, dtype=np.float64)
+                better = live & (o < best)
+                best[better], scale[better], zero[better], codes[better] = o[better], s[better], z[better], q[better]
+                products, squares = (h * w * d).sum(1, dtype=np.float64), (h * d * d).sum(1, dtype=np.float64)
+                s = np.where(products > 0, products / np.where(squares > 0, squares, 1), s).astype(np.float32)
+    return codes.astype(np.uint8), scale, zero
+
+
 def main():
     random = np.random.default_rng(20260701)
     gauss = 0.02 * random.standard_normal((ROWS, COLS))
@@ -90,6 +118,15 @@ def main():
             for kind, values in zip(("codes", "scale", "zero"), results):
                 tensors[f"{case}.{kind}"] = values
     save_file(tensors, "als.safetensors")
+
+    whole = {}
+    for name, cases in {"loud": [(8, 128), (4, 32), (4, 128), (3, 64), (2, 64)], "decades": [(4, 64), (3, 32)]}.items():
+        for bits, group_size in cases:
+            for kind in ("integer", "symmetric"):
+                results = solve_whole(weights[name], importance[name], bits, group_size, kind == "symmetric")
+                for what, values in zip(("codes", "scale", "zero"), results):
+                    whole[f"{name}.{kind}.b{bits}.g{group_size}.{what}"] = values
+    save_file(whole, "whole.safetensors")
 
 
 main()

@@ -42,6 +42,8 @@ void expect_same(const ErrorSums& got, const ErrorSums& want) {
   EXPECT_EQ(got.square.digits(), want.square.digits());
   EXPECT_EQ(got.weight2.digits(), want.weight2.digits());
   EXPECT_EQ(got.max_abs, want.max_abs);
+  EXPECT_EQ(got.weighted_square.digits(), want.weighted_square.digits());
+  EXPECT_EQ(got.weighted_weight2.digits(), want.weighted_weight2.digits());
 }
 
 void expect_same(const Outcome& got, const Outcome& want) {

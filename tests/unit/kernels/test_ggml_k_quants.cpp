@@ -32,9 +32,10 @@ const test::GoldenFile& golden() {
 
 std::string golden_name(GgmlKQuant kind, const std::string& what) { return std::string(name_of(kind)) + "." + what; }
 
-Bytes quantize(const GgmlKQuantizer& quantizer, GgmlKQuant kind, const std::vector<float>& weights) {
+Bytes quantize(const GgmlKQuantizer& quantizer, GgmlKQuant kind, const std::vector<float>& weights,
+               const ColumnWeights& importance = {}) {
   Bytes blocks(weights.size() / 256 * static_cast<std::size_t>(block_bytes_of(kind)) + 1, std::byte{0xEE});
-  quantizer.quantize(kind, weights.data(), static_cast<std::int64_t>(weights.size()), blocks.data());
+  quantizer.quantize(kind, weights.data(), static_cast<std::int64_t>(weights.size()), importance, blocks.data());
   EXPECT_EQ(blocks.back(), std::byte{0xEE});
   blocks.pop_back();
   return blocks;
@@ -103,12 +104,52 @@ TEST(GgmlKQuants, MeasureAsTheReferenceSolverDoes) {
   make_reference_solver()->measure(block.block(), codes.data(), scale.data(), zero.data(), want);
   ErrorSums got;
 
-  measure_k_quants(weights.data(), restored.data(), static_cast<std::int64_t>(weights.size()), got);
+  measure_k_quants(weights.data(), restored.data(), static_cast<std::int64_t>(weights.size()), {}, got);
 
   EXPECT_EQ(got.abs, want.abs);
   EXPECT_EQ(got.square, want.square);
   EXPECT_EQ(got.weight2, want.weight2);
   EXPECT_EQ(got.max_abs, want.max_abs);
+}
+
+/// Column weights over four powers of ten.
+std::vector<float> random_importance(std::mt19937_64& random, std::int64_t cols) {
+  std::uniform_real_distribution<double> exponent(-2, 2);
+  std::vector<float> h;
+  for (std::int64_t i = 0; i < cols; ++i) h.push_back(static_cast<float>(std::pow(10.0, exponent(random))));
+  return h;
+}
+
+std::vector<float> heavy_weights(std::mt19937_64& random, std::int64_t super_blocks) {
+  std::vector<float> weights;
+  for (const double w :
+       test::random_weights(random, {.groups = super_blocks, .group_elems = 256}, test::Weights::kHeavyTails, 0.02)) {
+    weights.push_back(static_cast<float>(w));
+  }
+  return weights;
+}
+
+/// Weighted sum of squared errors, columns going round.
+double weighted_error(const std::vector<float>& weights, const std::vector<float>& restored,
+                      const std::vector<float>& h) {
+  double sum = 0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    sum += h[i % h.size()] * std::pow(double{weights[i]} - restored[i], 2);
+  }
+  return sum;
+}
+
+TEST(GgmlKQuants, MeasureWeightedErrors) {
+  std::mt19937_64 random(5);
+  const std::vector<float> weights = heavy_weights(random, 6);
+  const std::vector<float> restored = heavy_weights(random, 6);
+  const std::vector<float> h = random_importance(random, 768);
+  ErrorSums sums;
+
+  measure_k_quants(weights.data(), restored.data(), 6 * 256, {h.data(), 768, 0}, sums);
+
+  EXPECT_NEAR(sums.weighted_square.value() / weighted_error(weights, restored, h), 1, 1e-6);
+  EXPECT_NEAR(sums.weighted_weight2.value() / weighted_error(weights, std::vector<float>(weights.size()), h), 1, 1e-6);
 }
 
 /// Every target that this CPU runs.
@@ -147,6 +188,29 @@ TEST_P(GgmlKQuantizers, HaveNoLargerErrorThanLlamaCpp) {
   }
 }
 
+TEST_P(GgmlKQuantizers, FitTheColumnsThatCount) {
+  std::mt19937_64 random(6);
+  const std::vector<float> weights = heavy_weights(random, 24);
+  const std::vector<float> h = random_importance(random, 768);
+  const std::vector<float> ones(768, 1.0F);
+  for (const GgmlKQuant kind : kKinds) {
+    SCOPED_TRACE(name_of(kind));
+    const Bytes plain = quantize(*quantizer_, kind, weights);
+    const Bytes weighted = quantize(*quantizer_, kind, weights, {h.data(), 768, 0});
+
+    EXPECT_TRUE(quantize(*quantizer_, kind, weights, {ones.data(), 768, 0}) == plain);
+    const std::vector<float> by_all = dequantize(kind, plain);
+    const std::vector<float> by_columns = dequantize(kind, weighted);
+    EXPECT_LT(weighted_error(weights, by_columns, h), 0.8 * weighted_error(weights, by_all, h));
+    EXPECT_LT(weighted_error(weights, by_all, ones), 0.9 * weighted_error(weights, by_columns, ones));
+    // From a column in the middle of the row on.
+    const std::vector<float> second(weights.begin() + 256, weights.begin() + 512);
+    const auto bytes = static_cast<std::ptrdiff_t>(block_bytes_of(kind));
+    EXPECT_TRUE(quantize(*quantizer_, kind, second, {h.data(), 768, 256}) ==
+                Bytes(weighted.begin() + bytes, weighted.begin() + 2 * bytes));
+  }
+}
+
 TEST_P(GgmlKQuantizers, GiveTheSameBytesForOddWeights) {
   const auto other = make_k_quantizer(simd_targets().back());
   std::mt19937_64 random(1);
@@ -161,6 +225,9 @@ TEST_P(GgmlKQuantizers, GiveTheSameBytesForOddWeights) {
       const Bytes blocks = quantize(*quantizer_, kind, weights);
 
       EXPECT_TRUE(blocks == quantize(*other, kind, weights));
+      const std::vector<float> h = random_importance(random, 512);
+      EXPECT_TRUE(quantize(*quantizer_, kind, weights, {h.data(), 512, 256}) ==
+                  quantize(*other, kind, weights, {h.data(), 512, 256}));
       for (const float w : dequantize(kind, blocks)) ASSERT_TRUE(std::isfinite(w));
     }
   }

@@ -45,7 +45,8 @@ Packed packed(std::string_view type) {
   Packed result{{spec_of(type), kRows, kCols, DType::kF16}, {}, {}};
   const RowCuts cuts = gguf_rows().cuts(result.shape);
   result.bytes.resize(cuts.codes.total_bytes());
-  gguf_rows().search(result.shape, weights(), {{result.bytes.data(), cuts.codes.unit_bytes}, {}, {}}, result.errors);
+  gguf_rows().search(result.shape, weights(), nullptr, {{result.bytes.data(), cuts.codes.unit_bytes}, {}, {}},
+                     result.errors);
   return result;
 }
 

@@ -51,9 +51,9 @@ TEST(ParseRule, ReadsWhatAlsTakes) {
   EXPECT_EQ(spec.starts, 9);
   EXPECT_EQ(spec.rounds, 6);
   EXPECT_EQ(spec.importance, Importance::kNone);
-  EXPECT_FALSE(spec.weighs_columns());
+  EXPECT_FALSE(spec.weighted());
   spec.importance = Importance::kWeights;
-  EXPECT_TRUE(spec.weighs_columns());
+  EXPECT_TRUE(spec.weighted());
 }
 
 TEST(ParseRule, ATypeIsAllItStandsFor) {
@@ -97,7 +97,7 @@ TEST(ParseRule, NamesWhatIsWrong) {
   EXPECT_THAT(rule_error("x=axis:2"), HasSubstr("axis must be 0 or 1"));
   EXPECT_THAT(rule_error("x=solver:gptq"), HasSubstr("solver must be hqq, als or rtn"));
   EXPECT_THAT(rule_error("x=starts:42"), HasSubstr("starts must be 1 to 41"));
-  EXPECT_THAT(rule_error("x=importance:data"), HasSubstr("importance must be none or weights"));
+  EXPECT_THAT(rule_error("x=importance:data"), HasSubstr("importance must be none, weights or file"));
   EXPECT_THAT(rule_error("x=type:Q7_K"), AllOf(HasSubstr("type must be one of Q4_0"), HasSubstr("Q6_K")));
   EXPECT_THAT(rule_error("x=iters:0"), HasSubstr("iters must be 1 to 1000"));
   EXPECT_THAT(rule_error("x=iters:1001"), HasSubstr("iters must be 1 to 1000"));

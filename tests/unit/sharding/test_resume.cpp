@@ -35,6 +35,7 @@ TEST(Fingerprint, NamesWhatDiffers) {
   EXPECT_EQ(against(fingerprint_of_model(model_of(one_layer()))), "");
   EXPECT_EQ(against(fingerprint_of(model.checkpoint(), model.layout(), "zero", "1.0")), "--nonfinite");
   EXPECT_EQ(against(fingerprint_of(model.checkpoint(), model.layout(), "error", "1.1")), "halfquad version");
+  EXPECT_EQ(against(fingerprint_of(model.checkpoint(), model.layout(), "error", "1.0", "0123")), "the importance file");
   EXPECT_EQ(against(fingerprint_of(model.checkpoint(), model.layout(), "zero", "1.1")),
             "halfquad version, --nonfinite");
   EXPECT_EQ(against({}),

@@ -14,8 +14,11 @@
 #include "kernels/pack.h"
 #include "kernels/solver.h"
 #include "sharding/decision_board.h"
+#include "sharding/given_importance.h"
 #include "sharding/plan.h"
 #include "sharding/stored_grid.h"
+#include "tests/support/temp_dir.h"
+#include "tests/support/test_checkpoint.h"
 #include "tests/unit/sharding/runner_fixture.h"
 
 namespace halfquad {
@@ -58,13 +61,11 @@ const RunnerModel& model_of_tiles() {
   return kModel;
 }
 
-/// The dequantized weights of a layer, solved and stored by the definition.
-std::vector<float> expected_weights(const test::TestTensor& source, const QuantizedTensor& tensor) {
+/// The dequantized weights of a layer whose columns count `h`, solved and stored by the definition.
+std::vector<float> expected_weights(const test::TestTensor& source, const QuantizedTensor& tensor,
+                                    const std::vector<float>& h) {
   const auto* const data = reinterpret_cast<const std::byte*>(source.bytes.data());
   const std::int64_t count = tensor.rows * tensor.cols;
-  ColumnMoments moments(tensor.cols);
-  moments.add(data, source.dtype, 0, count);
-  const std::vector<float> h = column_importance(moments, tensor.rows, {.power = tensor.spec.importance_power});
   const GroupedShape shape = grouped_shape(tensor.spec, tensor.rows, tensor.cols);
   const GroupBlock block{data,
                          source.dtype,
@@ -72,7 +73,7 @@ std::vector<float> expected_weights(const test::TestTensor& source, const Quanti
                          shape.group_elems,
                          shape.group_elems,
                          1,
-                         {tensor.spec.weighs_columns() ? h.data() : nullptr, tensor.cols, 0}};
+                         {tensor.spec.weighted() ? h.data() : nullptr, tensor.cols, 0}};
   const auto groups = static_cast<std::size_t>(shape.groups);
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(count));
   std::vector<float> s(groups), z(groups), inverse(groups), stored(groups);
@@ -97,6 +98,14 @@ std::vector<float> expected_weights(const test::TestTensor& source, const Quanti
     weights[i] = (static_cast<float>(codes[i]) - z[g]) * stored[g];
   }
   return weights;
+}
+
+/// The same with what the columns themselves say.
+std::vector<float> expected_weights(const test::TestTensor& source, const QuantizedTensor& tensor) {
+  ColumnMoments moments(tensor.cols);
+  moments.add(reinterpret_cast<const std::byte*>(source.bytes.data()), source.dtype, 0, tensor.rows * tensor.cols);
+  return expected_weights(source, tensor,
+                          column_importance(moments, tensor.rows, {.power = tensor.spec.importance_power}));
 }
 
 std::vector<float> floats(std::string_view bytes, DType dtype) {
@@ -140,6 +149,44 @@ TEST(RunPlanColumns, LayersComeOutAsTheDefinitionSays) {
     if (tensor.spec.solver != SolverKind::kAls) continue;
     const test::TestTensor& source = model.source()[tensor.source];
     EXPECT_EQ(written_weights(ran, model, tensor), expected_weights(source, tensor)) << tensor.module;
+  }
+}
+
+TEST(RunPlanColumns, ImportanceOfAFileTakesThePlaceOfWhatTheColumnsSay) {
+  std::vector<test::ModelLayer> all = layers_of_tiles();
+  for (test::ModelLayer& layer : all) layer.spec.importance = Importance::kFile;
+  const RunnerModel model(all, test::kept_tensors());
+  const test::TempDir folder;
+  std::vector<test::TestTensor> vectors;
+  std::vector<Decision> decisions;
+  for (const QuantizedTensor& tensor : model.layout().quantized()) {
+    std::vector<float> measures;
+    for (std::int64_t col = 0; col < tensor.cols; ++col) measures.push_back(static_cast<float>(1 + col * col % 83));
+    vectors.push_back(test::f32_tensor(tensor.module, {tensor.cols}, measures));
+    Decision& decision = decisions.emplace_back();
+    decision.source = tensor.source;
+    decision.spec = tensor.spec;
+  }
+  test::put_safetensors(folder.path() / "given.safetensors", vectors);
+  GivenImportance importance(model.files(), folder.path() / "given.safetensors");
+  importance.assign(model.checkpoint(), decisions);
+
+  RunOptions options = run_options(2, 256 * kMiB);
+  options.importance = &importance;
+  const Ran ran = model.run(options);
+
+  for (const QuantizedTensor& tensor : model.layout().quantized()) {
+    if (!tensor.takes_importance() || tensor.rows > 1000) continue;
+    const auto h = importance.weights_of(tensor.source, tensor.spec.importance_power);
+    EXPECT_EQ(written_weights(ran, model, tensor), expected_weights(model.source()[tensor.source], tensor, *h))
+        << tensor.module;
+  }
+  for (const int threads : {1, 4}) {
+    RunOptions other = run_options(threads, threads == 1 ? minimum_memory(model.plan()) : 64 * kMiB);
+    other.importance = &importance;
+    const Ran again = model.run(other);
+    EXPECT_TRUE(again.file == ran.file) << threads;
+    EXPECT_EQ(again.result.tiles_reread, 0U) << "nothing waits for a decision";
   }
 }
 
