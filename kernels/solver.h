@@ -31,7 +31,8 @@ struct GroupBlock {
   std::int64_t group_elems = 0;
   std::int64_t group_stride = 0;
   std::int64_t element_stride = 1;
-  /// Read by solve() with kAls, refit_zeros() and encode_groups(). @pre element_stride is 1 where there is one.
+  /// Read by solve() with kAls, refit_zeros(), encode_groups() and measure(). @pre element_stride is 1 where there is
+  /// one.
   ColumnWeights importance = {};
 };
 
@@ -143,7 +144,8 @@ class Solver {
   /// Range of `count` consecutive weights.
   [[nodiscard]] virtual WeightRange range(const std::byte* data, DType dtype, std::int64_t count) = 0;
 
-  /// Error of given codes (laid out as the block) with the given stored scale and zero (one per group).
+  /// Error of given codes (laid out as the block) with the given stored scale and zero (one per group), the weighted
+  /// one too where the block has importance.
   virtual void measure(const GroupBlock& block, const std::uint8_t* codes, const float* scale, const float* zero,
                        ErrorSums& sums) = 0;
 };

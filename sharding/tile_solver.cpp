@@ -266,7 +266,8 @@ bool TileSolver::search_floats(const Job& job, const GroupBlock& block, SolveSta
                            block.groups,
                            block.group_elems,
                            block.group_elems,
-                           1};
+                           1,
+                           block.importance};
   solver_->measure(weights, codes_.data(), grid_.scale.data(), grid_.second.data(), stats.final_error);
   return true;
 }

@@ -91,6 +91,18 @@ __device__ __forceinline__ void refit_zero(const WarpWalk& walk, const QuadMemor
   grid.z = sub(div(sums[2], sums[0]), div(div(sums[1], sums[0]), stored_s));
 }
 
+/// Likewise: adds the weighted errors of a group that has been finished.
+template <Float kSource>
+__device__ __forceinline__ void add_weighted_errors(const WarpWalk& walk, const QuadMemory<kSource>& elements,
+                                                    const CodeGrid& grid, const SolveLaunch& launch, TileSums& sums) {
+  float total[2];
+  walk.sum([&](unsigned k,
+               float(&terms)[2]) { weigh_error(elements.w(k), elements.h(k), grid, launch.largest_code, terms); },
+           total);
+  const bool first_lane = (threadIdx.x & 31U) == 0;
+  add_errors(first_lane ? WeightedErrors{total[0], total[1]} : WeightedErrors{}, sums);
+}
+
 template <Float kSource>
 __global__ void __launch_bounds__(kThreads, kOccupancy.als_general)
     als_general_kernel(const __grid_constant__ SolveLaunch launch) {
@@ -126,8 +138,11 @@ __global__ void __launch_bounds__(kThreads, kOccupancy.als_general)
     if (!row.there || __shfl_sync(kFullWarp, met, q * kQuad) != 0) continue;
     grid.s = div(1.0F, grid.S);
     const WarpWalk walk{static_cast<unsigned>(part.cols)};
-    if (launch.form != Form::kAsFound) refit_zero(walk, elements_of<kSource>(row, part), launch, grid);
+    const QuadMemory<kSource> elements = elements_of<kSource>(row, part);
+    if (launch.form != Form::kAsFound) refit_zero(walk, elements, launch, grid);
     finish_by_warp<kSource>(walk, row.place, grid, row.group, part, launch);
+    if (part.importance == nullptr) continue;
+    add_weighted_errors(walk, elements, CodeGrid(grid, launch), launch, *part.sums);
   }
 }
 

@@ -42,6 +42,15 @@ __device__ __forceinline__ float clamped_code(float x, float least, float most) 
   return sub(add(fminf(fmaxf(x, least), most), kMagic), kMagic);
 }
 
+/// What an element with weight w and importance h adds to the group's weighted errors.
+__device__ __forceinline__ void weigh_error(float w, float h, const CodeGrid& grid, float largest_code,
+                                            float (&terms)[2]) {
+  const float q = sub(magic_code(add(mul(w, grid.S), grid.z), largest_code), kMagic);
+  const float e = sub(w, mul(sub(q, grid.zero), grid.s));
+  terms[0] = mul(mul(h, e), e);
+  terms[1] = mul(mul(h, w), w);
+}
+
 struct AlsPair {
   float S = 1, z = 0;
 };

@@ -159,6 +159,16 @@ __device__ __forceinline__ GroupErrors encode(const QuadRegisters<kElems>& group
   return errors;
 }
 
+template <int kElems>
+__device__ __forceinline__ WeightedErrors weighted_errors(const QuadRegisters<kElems>& group, const CodeGrid& grid,
+                                                          float largest_code) {
+  float total[2];
+  sum_in_order<kElems>([&](int i, float(&terms)[2]) { weigh_error(group.w(i), group.h(i), grid, largest_code, terms); },
+                       total);
+  if (quad_lane() != 0) return {};
+  return {total[0], total[1]};
+}
+
 /// Solves the quad's group and leaves all of it where it belongs, its codes at `codes`. `mine`: there is a group.
 template <int kElems>
 __device__ __forceinline__ void solve_quad(QuadRegisters<kElems>& group, bool mine, std::int64_t index,
@@ -182,6 +192,7 @@ __device__ __forceinline__ void solve_quad(QuadRegisters<kElems>& group, bool mi
 
   const CodeGrid code_grid(grid, launch);
   add_errors(encode(group, code_grid, launch.largest_code, codes), *part.sums);
+  if (part.importance != nullptr) add_errors(weighted_errors(group, code_grid, launch.largest_code), *part.sums);
   if (!mine || quad_lane() != 0) return;
   met |= code_grid.store(index, part, launch);
   if (met != 0) atomicOr(&part.sums->met, met);

@@ -317,8 +317,12 @@ std::vector<DeviceResult> Batch::results() const {
     DeviceResult& result = results.emplace_back();
     if ((sums->met & kMetUnstorable) != 0) result.outcome = DeviceOutcome::kUnstorable;
     if ((sums->met & kMetNonfinite) != 0) result.outcome = DeviceOutcome::kNonfinite;
-    result.error = {sum_of(sums->abs), sum_of(sums->square), sum_of(sums->weight2),
-                    std::bit_cast<float>(sums->max_abs)};
+    result.error = {sum_of(sums->abs),
+                    sum_of(sums->square),
+                    sum_of(sums->weight2),
+                    std::bit_cast<float>(sums->max_abs),
+                    sum_of(sums->weighted_square),
+                    sum_of(sums->weighted_weight2)};
     result.settled = sums->settled;
     if (tiles_[i].record != RecordErrors::kYes) continue;
     result.step_abs.resize(unsigned_of(tiles_[i].iters));

@@ -163,4 +163,14 @@ __device__ __forceinline__ void add_errors(const GroupErrors& errors, TileSums& 
   if ((threadIdx.x & 31U) == 0) atomicMax(&sums.max_abs, most);
 }
 
+/// The same where columns are weighed: what a group adds to the sums of h e^2 and h w^2.
+struct WeightedErrors {
+  float square = 0, weight2 = 0;
+};
+
+__device__ __forceinline__ void add_errors(const WeightedErrors& errors, TileSums& sums) {
+  add_lanes(errors.square, sums.weighted_square);
+  add_lanes(errors.weight2, sums.weighted_weight2);
+}
+
 }  // namespace halfquad::cuda

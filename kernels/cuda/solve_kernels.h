@@ -38,6 +38,8 @@ struct TileSums {
   Digit abs[kDigits];
   Digit square[kDigits];
   Digit weight2[kDigits];
+  Digit weighted_square[kDigits];  ///< These two where columns are weighed.
+  Digit weighted_weight2[kDigits];
   unsigned max_abs;  ///< Bits of the float.
   int settled;
   unsigned met;  ///< kMetNonfinite, kMetUnstorable.

@@ -181,6 +181,9 @@ class ReferenceSolver final : public Solver {
         q_[k] = codes[g * block.group_stride + static_cast<std::int64_t>(k) * block.element_stride];
       }
       add_errors(order_of(block), scale[g], zero[g], sums);
+      if (block.importance.h == nullptr) continue;
+      load_importance(block, g);
+      add_weighted_errors(scale[g], zero[g], sums);
     }
   }
 

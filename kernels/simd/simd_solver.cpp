@@ -143,10 +143,7 @@ class SimdSolver final : public Solver {
       record_errors(terms, count, 0, exact, stats.final_error);
       if (block.importance.h != nullptr) {
         importance.Load(first, count);
-        const WeightedErrors weighted{lanes.w, lanes.ws, lanes.clamped, errors.s, errors.z};
-        const Sums<2> sums = SumGroup(OrderOf(block), elems, weighted);
-        exact.Add(kWeightedSquareSlot, sums.x[0], count, stats.final_error.weighted_square);
-        exact.Add(kWeightedWeightSlot, sums.x[1], count, stats.final_error.weighted_weight2);
+        record_weighted(block, count, {lanes.w, lanes.ws, lanes.clamped, errors.s, errors.z}, exact, stats.final_error);
       }
       if (exact.CountVector()) flush(exact, 0, stats);
     }
@@ -205,14 +202,20 @@ class SimdSolver final : public Solver {
     code_block.dtype = DType::kU8;
     SolveStats stats;
     const size_t groups = static_cast<size_t>(block.groups);
+    const simd::WeightLanes& lanes = scratch_.weights[0];
+    LoadedImportance importance(block, scratch_, lanes.clamped);
     for (size_t first = 0; first < groups; first += kLanes) {
       const size_t count = groups - first < kLanes ? groups - first : kLanes;
-      const simd::WeightLanes& lanes = scratch_.weights[0];
       LoadLanes(code_block, first, count, scratch_, lanes.ws);
       LoadLanes(block, first, count, scratch_, lanes.w);
       const GivenErrors errors{lanes.w, lanes.ws, FirstLanes(scale + first, count), FirstLanes(zero + first, count)};
       const size_t elems = static_cast<size_t>(block.group_elems);
       record_errors(SumGroup(OrderOf(block), elems, errors), count, 0, exact, stats.final_error);
+      if (block.importance.h != nullptr) {
+        importance.Load(first, count);
+        record_weighted(block, count, {lanes.w, lanes.ws, lanes.clamped, errors.stored_s, errors.stored_z}, exact,
+                        stats.final_error);
+      }
       if (exact.CountVector()) flush(exact, 0, stats);
     }
     flush(exact, 0, stats);
@@ -380,6 +383,13 @@ class SimdSolver final : public Solver {
     const VF errors = hn::IfThenElse(hn::Le(terms.abs, most), terms.largest, most);
     const float largest = hn::GetLane(hn::MaxOfLanes(kDF, errors));
     if (largest > sums.max_abs) sums.max_abs = largest;
+  }
+
+  static void record_weighted(const GroupBlock& block, size_t count, const WeightedErrors& errors, ExactLanes& exact,
+                              ErrorSums& sums) {
+    const Sums<2> terms = SumGroup(OrderOf(block), static_cast<size_t>(block.group_elems), errors);
+    exact.Add(kWeightedSquareSlot, terms.x[0], count, sums.weighted_square);
+    exact.Add(kWeightedWeightSlot, terms.x[1], count, sums.weighted_weight2);
   }
 
   static void flush(ExactLanes& exact, size_t slots, SolveStats& stats) {

@@ -42,7 +42,8 @@ bool all_storable(DType dtype, const std::vector<float>& values) {
 }
 
 bool same(const ErrorSums& a, const ErrorSums& b) {
-  return a.abs == b.abs && a.square == b.square && a.weight2 == b.weight2 && a.max_abs == b.max_abs;
+  return a.abs == b.abs && a.square == b.square && a.weight2 == b.weight2 && a.max_abs == b.max_abs &&
+         a.weighted_square == b.weighted_square && a.weighted_weight2 == b.weighted_weight2;
 }
 
 /// A tensor of about `weights` weights in groups of `group_size`, if the packing allows one.
