@@ -122,8 +122,9 @@ ModelPower measure(const Context& context, const ImportanceOptions& options, con
   forward.read_mode = options.machine.read_mode();
   forward.multiply = options.machine.isa.empty() ? fused_multiply() : fused_multiply(options.machine.isa);
   ProgressCounters progress;
-  ProgressMeter meter(progress, forward_totals(job.model),
-                      exchange.rank() == 0 ? options.machine.progress_mode() : ProgressMode::kNone, "measuring");
+  ProgressOptions shown = options.machine.progress_options();
+  if (exchange.rank() != 0) shown.mode = ProgressMode::kNone;
+  ProgressMeter meter(progress, forward_totals(job.model), shown, "measuring");
   return measure_inputs(context.fs, job.checkpoint, job.model, job.batch, forward, exchange, progress, context.stop);
 }
 

@@ -19,9 +19,9 @@ import torch
 import transformers
 from baselines import MODELS, baseline
 from measure import Judge, load
-from texts import PACKAGES, sequences
+from texts import CALIBRATION, PACKAGES, sequences
 from transformers import AutoTokenizer
-from ways import GROUP, Halfquad, hqq_library, layers_of, llama_cpp, nf4, replaced
+from ways import GROUP, Halfquad, hqq_library, layers_of, llama_cpp, nf4, replaced, text_importance
 
 HQQ, RTN = ["--solver", "hqq"], ["--solver", "rtn"]
 ALS, UNWEIGHTED = ["--solver", "als"], ["--solver", "als", "--importance", "none"]
@@ -33,8 +33,9 @@ def every(step: int) -> list:
 
 
 # Name -> (options of what is quantized, {way: how}); how: more options of halfquad, or a function of a weight.
-def cases() -> dict:
-    plain = {"rtn": RTN, "hqq": HQQ, "als, columns alike": UNWEIGHTED, "als": ALS}
+def cases(random: Path, text: Path) -> dict:
+    given = {"als, random tokens": ["--importance", random], "als, real text": ["--importance", text]}
+    plain = {"rtn": RTN, "hqq": HQQ, "als, columns alike": UNWEIGHTED, "als": ALS} | given
     width = lambda bits: ["--bits", str(bits), "--group-size", str(GROUP)]
     down = ["--skip", r"layers\.\d+\.(?!mlp\.down_proj)", "--format", "gguf"]  # rows that super-blocks of 256 divide
     found = {
@@ -42,10 +43,11 @@ def cases() -> dict:
         "3 bit, every 3rd block": (width(3) + every(3), plain),
         "2 bit, every 6th block": (width(2) + every(6), plain),
         "4 bit, whole zeros": (width(4) + ["--format", "compressed-tensors"],
-                               {"hqq library, zeros rounded": hqq_library(4, whole_zeros=True), "rtn": RTN, "als": ALS}),
+                               {"hqq library, zeros rounded": hqq_library(4, whole_zeros=True), "rtn": RTN,
+                                "als, columns alike": UNWEIGHTED, "als": ALS} | given),
     }
     for name in ("Q4_K", "Q3_K", "Q2_K"):
-        found[f"{name}, down_proj"] = (down + ["--type", name], {"llama.cpp": llama_cpp(name), "halfquad": []})
+        found[f"{name}, down_proj"] = (down + ["--type", name], {"llama.cpp": llama_cpp(name), "columns alike": UNWEIGHTED, "halfquad": []} | given)
     return found
 
 
@@ -69,12 +71,14 @@ def main():
     for name in options.models:
         source = baseline(name, options.work.resolve(), options.seed)
         tokenizer = AutoTokenizer.from_pretrained(source)
-        tokens = sequences(tokenizer, options.work / "texts", options.sequences, options.length)
+        texts = lambda packages, count: sequences(tokenizer, options.work / "texts", packages, count, options.length)
         original = load(source)
-        judge = Judge(original, torch.tensor([sequence for package in PACKAGES for sequence in tokens[package]]))
+        judge = Judge(original, texts(PACKAGES, options.sequences))
+        random = halfquad.random_token_importance(source, options.seed)
+        text = text_importance(source, texts(CALIBRATION, 32), halfquad.folder / "text.safetensors")
         print(f"{name}, seed {options.seed}, {len(judge.sequences)} sequences of {options.length} tokens from {', '.join(PACKAGES)}; "
               f"float perplexity {judge.compare(original)['perplexity']:.2f}", flush=True)
-        for case, (what, ways) in cases().items():
+        for case, (what, ways) in cases(random, text).items():
             if options.cases and not re.search(options.cases, case):
                 continue
             modules = None

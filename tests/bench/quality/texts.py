@@ -5,7 +5,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import torch
+
 PACKAGES = ["debian-handbook", "debian-policy", "debian-faq"]
+CALIBRATION = ["debian-reference-en"]  # which nothing is judged by
 SKIPPED = {"script", "style", "pre", "head", "nav", "table", "title"}
 PARAGRAPH = 200  # characters; shorter ones are headings, menus and commands
 
@@ -51,16 +54,16 @@ def paragraphs(package: str, folder: Path) -> list:
     return list(dict.fromkeys(texts))
 
 
-def sequences(tokenizer, folder: Path, count: int, length: int) -> dict:
-    """`count` token sequences of each package, [length] each, spread over all of its text."""
+def sequences(tokenizer, folder: Path, packages: list, count: int, length: int) -> torch.Tensor:
+    """`count` token sequences of each package, [packages * count, length], spread over all of its text."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = {}
-    for package in PACKAGES:
+    found = []
+    for package in packages:
         ids = tokenizer("\n\n".join(paragraphs(package, folder)), add_special_tokens=False)["input_ids"]
         first = tokenizer("")["input_ids"]  # a start token, for models that were trained with one
         body = length - len(first)
         if len(ids) < count * body:
             raise RuntimeError(f"{package} holds {len(ids)} tokens; {count * body} are wanted")
         stride = (len(ids) - body) // count
-        found[package] = [first + ids[i * stride:i * stride + body] for i in range(count)]
-    return found
+        found += [first + ids[i * stride:i * stride + body] for i in range(count)]
+    return torch.tensor(found)

@@ -15,6 +15,7 @@ import numpy
 import torch
 from gguf import GGMLQuantizationType, quants
 from measure import load
+from safetensors.torch import save_file
 
 GROUP = 64
 QUIET = ["--progress", "none", "--log-level", "off"]
@@ -37,6 +38,31 @@ class Halfquad:
         subprocess.run([self.program, "dequantize", out, plain, "--dtype", "f32", "--source", source, *QUIET], check=True,
                        stdout=subprocess.DEVNULL)
         return load(plain), report
+
+
+    def random_token_importance(self, source: Path, seed: int) -> Path:
+        """The file of `halfquad importance` with its defaults."""
+        file = self.folder / "random.safetensors"
+        subprocess.run([self.program, "importance", source, file, "--seed", str(seed), "--overwrite", *QUIET], check=True,
+                       stdout=subprocess.DEVNULL)
+        return file
+
+
+@torch.no_grad()
+def text_importance(source: Path, sequences: torch.Tensor, file: Path) -> Path:
+    """A file of the mean square of every input of every linear layer, over the tokens of real text."""
+    model, sums = load(source), {}
+
+    def add(name, inputs):
+        sums[name] = sums.get(name, 0) + inputs.double().square().flatten(0, -2).sum(0)
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda module, inputs, name=name: add(name, inputs[0]))
+    for part in sequences.split(4):
+        model.model(input_ids=part)
+    save_file({name: (total / sequences.numel()).float() for name, total in sums.items()}, file)
+    return file
 
 
 def layers_of(report: dict) -> list:

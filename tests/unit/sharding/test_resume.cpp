@@ -39,7 +39,8 @@ TEST(Fingerprint, NamesWhatDiffers) {
   EXPECT_EQ(against(fingerprint_of(model.checkpoint(), model.layout(), "zero", "1.1")),
             "halfquad version, --nonfinite");
   EXPECT_EQ(against({}),
-            "halfquad version, source, layers or their settings, --max-shard-size, --format, scale dtype, --nonfinite");
+            "halfquad version, source, layers or their settings, --max-shard-size, --format, scale dtype, --nonfinite, "
+            "the importance file");
 }
 
 TEST(Fingerprint, FollowsTheSourcesHeaderAndEveryPartOfASpec) {
