@@ -53,7 +53,7 @@ struct ErrorSums {
   ExactSum square;   ///< sum (w - ŵ)²
   ExactSum weight2;  ///< sum w²
   float max_abs = 0;
-  /// Where columns are weighed: sum h (w - ŵ)² and sum h w². Elsewhere nothing.
+  /// Of encode_groups() and measure() where columns are weighed: sum h (w - ŵ)² and sum h w². Elsewhere nothing.
   ExactSum weighted_square, weighted_weight2;
   void add(const ErrorSums& other) noexcept;
   /// Adds one group's fp32 sums. One that is not finite counts as the largest float; when `abs_sum` is not, so does

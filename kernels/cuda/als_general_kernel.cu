@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(kThreads, kOccupancy.als_general)
     const QuadMemory<kSource> elements = elements_of<kSource>(row, part);
     if (launch.form != Form::kAsFound) refit_zero(walk, elements, launch, grid);
     finish_by_warp<kSource>(walk, row.place, grid, row.group, part, launch);
-    if (part.importance == nullptr) continue;
+    if (!weighs_errors(part, launch)) continue;
     add_weighted_errors(walk, elements, CodeGrid(grid, launch), launch, *part.sums);
   }
 }

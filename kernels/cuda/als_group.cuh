@@ -42,6 +42,11 @@ __device__ __forceinline__ float clamped_code(float x, float least, float most) 
   return sub(add(fminf(fmaxf(x, least), most), kMagic), kMagic);
 }
 
+/// Whether weighted errors are asked for: of codes on the stored grid, as Solver::encode_groups() has them.
+__device__ __forceinline__ bool weighs_errors(const Part& part, const SolveLaunch& launch) {
+  return part.importance != nullptr && launch.form != Form::kAsFound;
+}
+
 /// What an element with weight w and importance h adds to the group's weighted errors.
 __device__ __forceinline__ void weigh_error(float w, float h, const CodeGrid& grid, float largest_code,
                                             float (&terms)[2]) {

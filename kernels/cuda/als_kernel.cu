@@ -192,7 +192,7 @@ __device__ __forceinline__ void solve_quad(QuadRegisters<kElems>& group, bool mi
 
   const CodeGrid code_grid(grid, launch);
   add_errors(encode(group, code_grid, launch.largest_code, codes), *part.sums);
-  if (part.importance != nullptr) add_errors(weighted_errors(group, code_grid, launch.largest_code), *part.sums);
+  if (weighs_errors(part, launch)) add_errors(weighted_errors(group, code_grid, launch.largest_code), *part.sums);
   if (!mine || quad_lane() != 0) return;
   met |= code_grid.store(index, part, launch);
   if (met != 0) atomicOr(&part.sums->met, met);
