@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# usage: run.sh hqq|formats HALFQUAD WORK_FOLDER TINY_MODEL
+# usage: run.sh hqq|formats|serving|vllm HALFQUAD WORK_FOLDER TINY_MODEL
 # Quantizes small models with HALFQUAD and loads the results with the published programs of the formats: hqq's with hqq and
-# transformers 4, all others with transformers 5, mlx, llama.cpp and more. They are kept in virtual environments in
-# WORK_FOLDER (some 7 GiB each, fetched once), or in those that HALFQUAD_INTEROP_VENV (hqq) and HALFQUAD_FORMATS_VENV name.
+# transformers 4, all others with transformers 5, mlx, llama.cpp and more; "serving" and "vllm" run the README's commands for
+# engines. The programs are kept in virtual environments in WORK_FOLDER (some 7 GiB each, fetched once), or in those that
+# HALFQUAD_INTEROP_VENV (hqq), HALFQUAD_FORMATS_VENV (formats, serving) and HALFQUAD_VLLM_VENV name.
 set -euo pipefail
 
 die() {
@@ -23,25 +24,30 @@ install() {
   cp "$wanted" "$done_file"
 }
 
-(($# == 4)) || die 'usage: run.sh hqq|formats HALFQUAD WORK_FOLDER TINY_MODEL'
+(($# == 4)) || die 'usage: run.sh hqq|formats|serving|vllm HALFQUAD WORK_FOLDER TINY_MODEL'
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 what="$1" halfquad="$2" work="$3" tiny="$4"
 mkdir -p "$work"
+options=()
 case "$what" in
-  hqq) venv="${HALFQUAD_INTEROP_VENV:-$work/venv}" check=check_loaders.py ;;
-  formats) venv="${HALFQUAD_FORMATS_VENV:-$work/venv-formats}" check=check_formats.py ;;
+  hqq) venv="${HALFQUAD_INTEROP_VENV:-$work/venv}" needs=requirements check=check_loaders.py ;;
+  formats) venv="${HALFQUAD_FORMATS_VENV:-$work/venv-formats}" needs=requirements-formats check=check_formats.py ;;
+  serving)
+    venv="${HALFQUAD_FORMATS_VENV:-$work/venv-formats}" needs=requirements-formats check=check_serving.py
+    options=(--engines llama-server,mlx_lm,transformers)
+    ;;
+  vllm)
+    venv="${HALFQUAD_VLLM_VENV:-$work/venv-vllm}" needs=requirements-vllm check=check_serving.py
+    options=(--engines vllm)
+    ;;
   *) die "no programs are known for '$what'" ;;
 esac
 
 if [[ ! -x "$venv/bin/python" ]]; then
   python3 -m venv "$venv" || die 'no virtual environment; cluster/install-deps --with interop brings python3-venv'
 fi
-if [[ "$what" == hqq ]]; then
-  install "$venv" requirements.txt
-else
-  install "$venv" requirements-formats.txt
-  install "$venv" requirements-formats-alone.txt --no-deps
-fi
+install "$venv" "$needs.txt"
+[[ ! -e "$here/$needs-alone.txt" ]] || install "$venv" "$needs-alone.txt" --no-deps
 
 export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false
-exec "$venv/bin/python" "$here/$check" --halfquad "$halfquad" --work "$work" --tiny "$tiny"
+exec "$venv/bin/python" "$here/$check" --halfquad "$halfquad" --work "$work" --tiny "$tiny" "${options[@]}"
