@@ -68,7 +68,7 @@ class FreshRoot:
     def __exit__(self, *_):
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def run(self, command, folder="/", environment=None):
+    def run(self, command, folder="/", environment=None, network=True):
         """Output of a command in the root, which has to succeed there. Nothing of the caller's environment is there."""
         mounts = [f'mount -t proc proc "{self.path}/proc"']
         for inside, outside in self.binds.items():
@@ -78,8 +78,8 @@ class FreshRoot:
         variables = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root",
                      "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", **(environment or {})}
         inner = ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", folder, *command]
-        return run(["nice", "-n", "5", "unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh",
-                    *inner], env=variables)
+        apart = ["--mount", "--pid", *([] if network else ["--net"])]
+        return run(["nice", "-n", "5", "unshare", *apart, "--fork", "--kill-child", "sh", "-c", script, "sh", *inner], env=variables)
 
     def install(self, *packages):
         self.run(["apt-get", "update"])

@@ -1,6 +1,6 @@
 """Debian packages and container images, made and used in fresh roots of Debian 12.
 
-usage: test_packages.py SOURCES BUILD WORK [DebTest | DockerTest | ApptainerTest]
+usage: test_packages.py SOURCES BUILD WORK [DebTest | OfflineTest | DockerTest | ApptainerTest]
 
 SOURCES is the repository, BUILD a finished build of it, WORK a folder that keeps the base root and compiled objects for the
 next time. The images' steps are those of cluster/Dockerfile and cluster/halfquad.def, done one after the other in roots of
@@ -48,17 +48,19 @@ class PackageTest(unittest.TestCase):
         """Quantizes a tiny model in the root; the bytes have to be those of this machine. `halfquad`: runs it there."""
         halfquad("synth", "/model", "--progress", "none")
         halfquad("quantize", "/model", "/out", "--progress", "none")
-        self.assertIn("verified", halfquad("verify", "/out", "--source", "/model").lower())
+        self.assertRegex(halfquad("verify", "/out", "--source", "/model"), r"(?m)^OK$")
         self.assertEqual(digest(root.path / "out" / "model.safetensors"), reference_output())
 
 
-class DebTest(PackageTest):
+class MadePackagesTest(PackageTest):
     def setUp(self):
         self.folder = WORK / "packages"
         shutil.rmtree(self.folder, ignore_errors=True)
         fresh_root.run(["cpack", "-G", "DEB", "--config", BUILD / "CPackConfig.cmake", "-B", self.folder])
         self.packages = {path.name.split("_")[0]: path for path in self.folder.glob("*.deb")}
 
+
+class DebTest(MadePackagesTest):
     def field(self, package, name):
         return fresh_root.run(["dpkg-deb", "--field", self.packages[package], name]).strip()
 
@@ -101,6 +103,44 @@ class DebTest(PackageTest):
         self.assertNotIn("libhalfquad_cuda.so", self.files("halfquad"))
         self.assertIn("halfquad (= ", self.field("halfquad-cuda", "Depends"))
         self.assertIn("cuda-cudart-", self.field("halfquad-cuda", "Depends"))
+
+
+class OfflineTest(MadePackagesTest):
+    """The commands of cluster/README.md for nodes without a network: fetched in one fresh root, installed in another that has none."""
+
+    def commands(self):
+        """Those of the section's blocks, in order."""
+        section = (SOURCES / "cluster" / "README.md").read_text().split("## Nodes without a network\n", 1)[1].split("\n## ", 1)[0]
+        fetching, using = re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        return fetching, using
+
+    def root(self, name):
+        root = fresh_root.FreshRoot(WORK, name)
+        (root.path / "etc/apt/apt.conf.d/90yes").write_text('APT::Get::Assume-Yes "true";\n')
+        (root.path / "work").mkdir()
+        return root
+
+    def test_a_node_without_a_network(self):
+        fetching, using = self.commands()
+        with self.root("fetching") as root:
+            made = root.path / "work/build/package/packages"
+            made.mkdir(parents=True)
+            shutil.copy(self.packages["halfquad"], made)
+            root.run(["apt-get", "update"])
+            root.run(["sh", "-ec", fetching], folder="/work")
+            carried = WORK / "carried"
+            shutil.rmtree(carried, ignore_errors=True)
+            shutil.copytree(root.path / "work/debs", carried)
+        place = WORK / "offline-model"
+        shutil.rmtree(place, ignore_errors=True)
+        fresh_root.run([BUILD / "launcher" / "halfquad", "synth", place, "--progress", "none"])
+        with self.root("offline") as root:
+            shutil.copytree(carried, root.path / "work/debs")
+            shutil.copytree(place, root.path / "work/MODEL")
+            with self.assertRaises(AssertionError, msg="there is a network"):
+                root.run(["apt-get", "update", "-o", "APT::Update::Error-Mode=any"], network=False)
+            self.assertRegex(root.run(["sh", "-ec", using], folder="/work", network=False), r"(?m)^OK$")
+            self.assertEqual(digest(root.path / "work/OUT/model.safetensors"), reference_output())
 
 
 class ImageTest(PackageTest):
