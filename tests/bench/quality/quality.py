@@ -1,6 +1,6 @@
 """What quantizing does to small language models: KL divergence to the float model, perplexity, agreement of the first choice.
 
-usage: quality.py HALFQUAD [--work DIR] [--models NAME ...] [--cases NAME ...] [--sequences N] [--length N] [--seed N]
+usage: quality.py HALFQUAD [--work DIR] [--models NAME ...] [--cases REGEX] [--ways REGEX] [--sequences N] [--length N] [--seed N]
 
 tests/bench/quality/run installs what this needs. Models and texts come from public packages (baselines.py, texts.py); nothing
 of them was used to make halfquad's solvers but what numerics say of the models themselves. Everything runs in fp32 on the CPU.
@@ -41,7 +41,9 @@ def cases(random: Path, text: Path) -> dict:
     found = {
         "4 bit": (width(4), plain | {"hqq library": hqq_library(4), "nf4": nf4}),
         "3 bit, every 3rd block": (width(3) + every(3), plain),
+        "3 bit, every 6th block": (width(3) + every(6), plain),
         "2 bit, every 6th block": (width(2) + every(6), plain),
+        "2 bit, every 10th block": (width(2) + every(10), plain),
         "4 bit, whole zeros": (width(4) + ["--format", "compressed-tensors"],
                                {"hqq library, zeros rounded": hqq_library(4, whole_zeros=True), "rtn": RTN,
                                 "als, columns alike": UNWEIGHTED, "als": ALS} | given),
@@ -57,6 +59,7 @@ def arguments():
     parser.add_argument("--work", type=Path, default=Path("quality-work"), help="for downloads and models; 4 GB")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--cases", help="only cases that this regular expression finds")
+    parser.add_argument("--ways", help="only ways to quantize that this regular expression finds")
     parser.add_argument("--sequences", type=int, default=6, help="of each of the texts")
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0, help="of the noise that moves weights off their grid")
@@ -82,9 +85,13 @@ def main():
             if options.cases and not re.search(options.cases, case):
                 continue
             modules = None
+            if options.ways:
+                ways = {way: how for way, how in ways.items() if re.search(options.ways, way)}
             for way, how in sorted(ways.items(), key=lambda pair: callable(pair[1])):  # halfquad's say which layers
                 begin = time.monotonic()
                 if callable(how):
+                    if modules is None:
+                        raise SystemExit("--ways must leave a way of halfquad, which says what layers there are")
                     model = replaced(source, modules, how)
                 else:
                     model, report = halfquad.model(source, *what, *how)
