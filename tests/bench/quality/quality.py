@@ -32,6 +32,14 @@ def every(step: int) -> list:
     return ["--skip", rf"layers\.(?!({'|'.join(str(i) for i in range(0, 100, step))})\.)\d+\."]
 
 
+def every_layer(step: int) -> list:
+    """The same of one linear layer of `step`, so that all kinds have their turn."""
+    kinds = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
+             "mlp.down_proj"]
+    names = [f"{block}.{kind}" for block in range(100) for kind in kinds][::step]
+    return ["--skip", rf"layers\.(?!({'|'.join(map(re.escape, names))})\.)"]
+
+
 # Name -> (options of what is quantized, {way: how}); how: more options of halfquad, or a function of a weight.
 def cases(random: Path, text: Path) -> dict:
     given = {"als, random tokens": ["--importance", random], "als, real text": ["--importance", text]}
@@ -41,9 +49,9 @@ def cases(random: Path, text: Path) -> dict:
     found = {
         "4 bit": (width(4), plain | {"hqq library": hqq_library(4), "nf4": nf4}),
         "3 bit, every 3rd block": (width(3) + every(3), plain),
-        "3 bit, every 6th block": (width(3) + every(6), plain),
         "2 bit, every 6th block": (width(2) + every(6), plain),
-        "2 bit, every 10th block": (width(2) + every(10), plain),
+        "3 bit, every 3rd layer": (width(3) + every_layer(3), plain),
+        "2 bit, every 10th layer": (width(2) + every_layer(10), plain),
         "4 bit, whole zeros": (width(4) + ["--format", "compressed-tensors"],
                                {"hqq library, zeros rounded": hqq_library(4, whole_zeros=True), "rtn": RTN,
                                 "als, columns alike": UNWEIGHTED, "als": ALS} | given),
