@@ -6,7 +6,8 @@ Builds REVISION in build/compare/REVISION and this checkout, as it lies there, i
 solver (`halfquad bench solve`, one core) and a whole job (`halfquad quantize` of a synthetic checkpoint of real shapes), one
 build after the other, --runs times, in an order that changes sides. Prints the ratio of times, here over REVISION: each is
 the median of the ratios of neighbours, beside the smallest and the largest of them, since what else a machine does changes
-from one minute to the next. Ends with 1 when a median is above --limit.
+from one minute to the next. Ends with 1 when a median is above --limit; with 2 when that is all that says so, other ratios
+being below 1: then the machine is too busy to tell.
 """
 
 import argparse
@@ -117,16 +118,20 @@ def main(arguments):
     model = options.directory / f"model-{options.layers}"
     if not model.exists():
         run([programs["here"], "synth", model, "--preset", "llama-8b", "--layers", options.layers, "--progress", "none"])
-    slower = []
+    slower, unclear = [], []
     print(f"time here over {name}: median of {options.runs} ratios (smallest to largest)")
     for what, measure in measures(options, model).items():
         ratios = compare(programs, measure, options.runs)
         middle = statistics.median(ratios)
         print(f"{what:<16} {middle:6.3f} ({min(ratios):.3f} to {max(ratios):.3f})", flush=True)
         if middle > options.limit:
-            slower.append(what)
+            (unclear if min(ratios) < 1 else slower).append(what)
     if slower:
         fail(f"slower than {options.limit} times {name}: {', '.join(slower)}")
+    if unclear:
+        print(f"compare: cannot tell about {', '.join(unclear)}: ratios lie on both sides of 1; repeat on a quiet machine, or with more --runs",
+              file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
