@@ -157,6 +157,7 @@ class ImageTest(PackageTest):
                 archive = subprocess.Popen(["tar", "-C", SOURCES, "--null", "--files-from=-", "-cf", "-"],
                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                 extract = subprocess.Popen(["tar", "-C", target, "-xf", "-"], stdin=archive.stdout)
+                archive.stdout.close()  # here; the extraction has it
                 archive.stdin.write(names.encode())
                 archive.stdin.close()
                 self.assertEqual((archive.wait(), extract.wait()), (0, 0), "the sources could not be copied")
