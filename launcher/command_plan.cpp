@@ -38,6 +38,7 @@ constexpr char kFooter[] =
     "  halfquad plan ./model --bits 3 --group-size 128\n"
     "  halfquad plan ./model --fit 24GiB --context 16384           the best settings for a card, and their command\n"
     "  halfquad plan ./model --fit 12GiB --format gguf\n"
+    "  halfquad plan ./model --target-bpw 3.5                      what an output of that size would be\n"
     "  halfquad plan ./model --read-rate 2GB --write-rate 1GB --solve-rate 400MB\n"
     "  halfquad plan ./model --measure --json\n"
     "  halfquad plan ./model --ranks 64 --nodes 8 --rates cluster.json\n"
@@ -154,11 +155,14 @@ std::string model_text(const std::string& model, const Job& job, const PlanFacts
                      job.checkpoint.tensors().size(), human_bytes(facts.inventory.source_bytes));
 }
 
-std::string fitted_text(const PlanFacts& facts) {
-  if (!facts.fitted) return {};
+std::string fitted_text(const Job& job, const PlanFacts& facts) {
+  if (facts.command.empty()) return {};
   Table table("ll", {});
-  table.add_row({"best fit", fmt::format("{}: {:.3f} bits per quantized weight", facts.fitted->choice.options(),
-                                         facts.fitted->bits_per_weight)});
+  if (facts.fitted) {
+    table.add_row({"best fit", fmt::format("{}: {:.3f} bits per quantized weight", facts.fitted->choice.options(),
+                                           facts.fitted->bits_per_weight)});
+  }
+  if (job.chosen) table.add_row({"target", job.chosen->text()});
   table.add_row({"command", facts.command});
   return table.text(2);
 }
@@ -166,7 +170,7 @@ std::string fitted_text(const PlanFacts& facts) {
 std::string plan_text(const std::string& model, const Job& job, const PlanFacts& facts) {
   if (facts.slurm) return slurm_text(*facts.slurm);
   const Plan& plan = job.plan;
-  std::string text = model_text(model, job, facts) + fitted_text(facts) + card_text(facts.fit) + "\n";
+  std::string text = model_text(model, job, facts) + fitted_text(job, facts) + card_text(facts.fit) + "\n";
   text += inventory_text(facts.inventory);
   Table table("ll", {});
   table.add_row({"size", fmt::format("{} -> {}, {:.3f} bits per quantized weight, {} left unquantized",
@@ -193,10 +197,15 @@ std::string plan_text(const std::string& model, const Job& job, const PlanFacts&
   return text + "\n" + table.text(2) + "\n" + alternatives_text(facts.alternatives, facts.fit);
 }
 
-void add_fit_json(const PlanFacts& facts, json::object& out) {
+void add_fit_json(const Job& job, const PlanFacts& facts, json::object& out) {
+  const std::string command = is_utf8(facts.command) ? facts.command : quoted(facts.command);
+  if (job.chosen) {
+    out["target"] = job.chosen->json();
+    out["target"].as_object()["command"] = command;
+  }
   if (facts.fitted) {
     out["fit"] = {{"options", facts.fitted->choice.options()},
-                  {"command", is_utf8(facts.command) ? facts.command : quoted(facts.command)},
+                  {"command", command},
                   {"bytes", facts.fitted->bytes},
                   {"bits_per_weight", facts.fitted->bits_per_weight},
                   {"expected_error", facts.fitted->expected_error}};
@@ -262,7 +271,7 @@ json::object plan_json(const Job& job, const PlanFacts& facts) {
   };
   out["card"] = card_json(facts.fit);
   out["architecture"] = is_utf8(facts.fit.model.architecture) ? facts.fit.model.architecture : std::string();
-  add_fit_json(facts, out);
+  add_fit_json(job, facts, out);
   add_times_json(job, facts, out);
   if (facts.ranks) out["ranks"] = ranks_json(*facts.ranks);
   if (facts.slurm) out["slurm"] = slurm_json(*facts.slurm);
@@ -276,6 +285,8 @@ void print_plan(const Context& context, const PlanOptions& options, const std::f
   if (!options.fit.fit.empty()) {
     facts.fitted = fit_spec(context, open_source(context.fs, model), spec, options.fit, options.machine.thread_count());
     spec = with_choice(std::move(spec), facts.fitted->choice);
+  }
+  if (facts.fitted || spec.has_target()) {
     facts.command = quantize_command(options.model.empty() ? "MODEL" : options.model, spec);
   }
   const Job job = prepare_job(context, model, spec, options.machine);
@@ -287,7 +298,8 @@ void print_plan(const Context& context, const PlanOptions& options, const std::f
   if (options.ranks.any()) {
     facts.ranks = plan_ranks(context.fs, options.ranks, job, facts.rates);
   } else {
-    facts.alternatives = alternatives_of(context, job.checkpoint, spec, options.machine.thread_count());
+    facts.alternatives = alternatives_of(context, job.checkpoint, spec,
+                                         job.chosen ? job.chosen->sized.choice : SpecChoice{}, facts.threads);
   }
   if (options.slurm.wanted) facts.slurm = slurm_request(options.slurm, job, *facts.ranks, options.machine.memory);
   assume_rates(facts);

@@ -12,7 +12,7 @@ constexpr std::array kSupport = {
     FormatSupport{"compressed-tensors",
                   "2-8 bit, groups of 16-128 or rows, whole zeros or `--symmetric`; `--type nvfp4`, `mxfp4`",
                   "vLLM; transformers 5 with `CompressedTensorsConfig(run_compressed=False)`"},
-    FormatSupport{"mlx", "2, 3, 4, 5, 6, 8 bit, groups of 32, 64, 128", "mlx-lm"},
+    FormatSupport{"mlx", "2, 3, 4, 5, 6, 8 bit, groups of 32, 64, 128", "mlx-lm", true},
     FormatSupport{"torchao", "4 bit, groups of 32-256 (128 for vLLM's fast kernels)",
                   "transformers 5 and vLLM with torchao 0.15 or newer"},
     FormatSupport{"awq", "4 bit, groups of 16-128, whole zeros", "vLLM, mlx-lm, AutoAWQ"},
@@ -22,13 +22,18 @@ constexpr std::array kSupport = {
         "gguf",
         "1-5 bit as Q4_1 and Q5_1, 8 bit as Q8_0, `--symmetric` as Q4_0 and Q5_0; groups of 32 and multiples; "
         "`--type Q2_K` to `Q6_K`, `--type mxfp4`, `--mixture Q4_K_M` and the like",
-        "llama.cpp"},
-    FormatSupport{"hdf5", "all widths", "h5py, h5dump: ten lines in `io/FORMAT.md` give a layer back"},
+        "llama.cpp", true},
+    FormatSupport{"hdf5", "all widths", "h5py, h5dump: ten lines in `io/FORMAT.md` give a layer back", true},
 };
 
 }  // namespace
 
 std::span<const FormatSupport> format_support() { return kSupport; }
+
+bool holds_vocabulary(std::string_view format) {
+  const auto* const found = std::ranges::find(kSupport, format, &FormatSupport::format);
+  return found != kSupport.end() && found->vocabulary;
+}
 
 std::string loaded_by(std::string_view format) {
   const auto* const found = std::ranges::find(kSupport, format, &FormatSupport::format);

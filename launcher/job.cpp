@@ -71,6 +71,18 @@ void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const 
                    "every tensor that would be quantized holds a NaN or an infinity: the checkpoint looks broken");
 }
 
+/// What --nonfinite keep-original keeps was not known when the settings were chosen.
+void require_within(const ChosenSpec& chosen, const Checkpoint& checkpoint, std::span<const Decision> decisions,
+                    const OutputLayout& layout) {
+  const double bits = take_inventory(checkpoint, decisions, layout).bits_per_weight();
+  HALFQUAD_REQUIRE(
+      chosen.budget.holds(layout.data_bytes(), bits), kUsage,
+      fmt::format("{} tensors that hold NaN or infinity stay as they are, with which the output takes {} and "
+                  "{:.3f} bits per quantized weight, more than {}; ask for more, or pass --nonfinite zero",
+                  std::ranges::count(decisions, KeepReason::kNonfinite, &Decision::keep),
+                  human_bytes(layout.data_bytes()), bits, chosen.target_text()));
+}
+
 /// Gives layers their entries in the importance file. Null when none is named.
 std::shared_ptr<const GivenImportance> take_importance(const Context& context, const Checkpoint& checkpoint,
                                                        const SpecOptions& spec, std::vector<Decision>& decisions) {
@@ -103,7 +115,15 @@ Job prepare_job(const Context& context, const std::filesystem::path& model, cons
                    fmt::format("{} is a GGUF model, without the config.json and the names that {} outputs are made of; "
                                "give OUT a name that ends in .gguf or pass --format gguf",
                                quoted(model.string()), spec.output_format().name()));
-  if (!spec.mixture.empty()) recipe.tensors = spec.output_format().mixture(spec.mixture, checkpoint);
+  spec.add_named(recipe, checkpoint);
+  SourceTexts texts = read_texts(context.fs, checkpoint, spec.output_format());
+  std::optional<ChosenSpec> chosen;
+  if (spec.has_target()) {
+    const ModelOutline outline(checkpoint, recipe);
+    chosen = choose_spec(context, {checkpoint, recipe, spec.output_format(), spec.limits(), stored, texts, outline},
+                         spec, machine.thread_count(search.processes));
+    recipe = recipe_with(chosen->sized.choice, std::move(recipe), spec.output_format(), checkpoint, outline.classes());
+  }
   std::vector<Decision> decisions = decide(checkpoint, recipe, spec.limits());
   spec.output_format().settle(checkpoint, decisions);
   if (spec.nonfinite == "keep-original") {
@@ -111,11 +131,16 @@ Job prepare_job(const Context& context, const std::filesystem::path& model, cons
     spec.output_format().settle(checkpoint, decisions);  // what is merged with a tensor that is kept now
   }
   std::shared_ptr<const GivenImportance> importance = take_importance(context, checkpoint, spec, decisions);
-  SourceTexts texts = read_texts(context.fs, checkpoint, spec.output_format());
   OutputLayout layout(checkpoint, decisions, stored, max_shard_bytes, spec.output_format(), texts);
+  if (chosen) require_within(*chosen, checkpoint, decisions, layout);
   Plan plan = make_plan(checkpoint, layout);
-  return {std::move(checkpoint), std::move(decisions), std::move(texts),
-          std::move(layout),     std::move(plan),      std::move(importance)};
+  return {.checkpoint = std::move(checkpoint),
+          .decisions = std::move(decisions),
+          .texts = std::move(texts),
+          .layout = std::move(layout),
+          .plan = std::move(plan),
+          .importance = std::move(importance),
+          .chosen = std::move(chosen)};
 }
 
 namespace {

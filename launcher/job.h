@@ -12,6 +12,7 @@
 #include "launcher/context.h"
 #include "launcher/job_monitor.h"
 #include "launcher/options.h"
+#include "launcher/target.h"
 #include "runtime/log.h"
 #include "runtime/progress.h"
 #include "sharding/given_importance.h"
@@ -39,6 +40,7 @@ struct Job {
   Plan plan;
   std::shared_ptr<const GivenImportance> importance = nullptr;  ///< When --importance names a file.
   std::optional<ConvertedFrom> converted = {};                  ///< When the source is quantized already.
+  std::optional<ChosenSpec> chosen = {};                        ///< When a budget is given instead of bits.
 };
 
 /// Of the texts that the format wants, those that are beside the checkpoint.

@@ -8,12 +8,14 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "launcher/engines.h"
 #include "launcher/help_formatter.h"
 #include "runtime/check.h"
 #include "runtime/machine.h"
 #include "runtime/text.h"
 #include "sharding/block_type.h"
 #include "sharding/output_layout.h"
+#include "sharding/vocabulary.h"
 
 namespace halfquad {
 namespace {
@@ -26,6 +28,7 @@ constexpr char kMachine[] = "Machine";
 constexpr char kMessages[] = "Messages";
 constexpr char kNumerics[] = "Quantization";
 constexpr char kSelection[] = "Which tensors";
+constexpr char kTarget[] = "Size";
 constexpr char kAdvanced[] = "Advanced";
 
 std::int64_t parse_group_size(const std::string& text) {
@@ -140,6 +143,25 @@ void add_file_options(CLI::App& app, SpecOptions& options) {
       ->group(kSelection);
 }
 
+void add_target_options(CLI::App& app, SpecOptions& options) {
+  app.add_option("--target-size", options.target_size,
+                 "Instead of --bits: the best bits, and groups unless given, with which all tensors of the output take "
+                 "at most SIZE; two widths are mixed where that helps")
+      ->type_name("SIZE")
+      ->group(kTarget);
+  app.add_option("--target-bpw", options.target_bpw,
+                 "The same for the bits per quantized weight, scales and zeros included, such as 3.5")
+      ->check(quiet(CLI::Range(0.01, 32.0)))
+      ->type_name("BITS")
+      ->group(kTarget);
+  app.add_option("--embeddings", options.embeddings,
+                 "Bits of token embedding and output head: 8, 6, or keep; for mlx, gguf and hdf5")
+      ->default_str("keep, or as --mixture has it")
+      ->check(quiet(CLI::IsMember({"8", "6", "keep"})))
+      ->type_name("N|keep")
+      ->group(kSelection);
+}
+
 void add_selection_options(CLI::App& app, SpecOptions& options) {
   add_repeatable(app, "--rule,-r", options.rules,
                  "Other settings for the tensors REGEX finds, such as 'down_proj=bits:3,group-size:32'; repeatable, "
@@ -243,6 +265,7 @@ void add_message_options(CLI::App& app, MachineOptions& options) {
 
 void add_spec_options(CLI::App& app, SpecOptions& options) {
   add_numeric_options(app, options);
+  add_target_options(app, options);
   add_selection_options(app, options);
   add_file_options(app, options);
 }
@@ -276,6 +299,24 @@ Recipe SpecOptions::build_recipe(FileSystem& fs) const {
   for (const std::string& rule : rules) built.rules.push_back(parse_rule(rule));
   built.skip.insert(built.skip.end(), skip.begin(), skip.end());
   return built;
+}
+
+void SpecOptions::add_named(Recipe& built, const Checkpoint& checkpoint) const {
+  const Format& chosen = output_format();
+  if (!mixture.empty()) built.tensors = chosen.mixture(mixture, checkpoint);
+  if (embeddings.empty() || embeddings == "keep") return;
+  HALFQUAD_REQUIRE(
+      holds_vocabulary(chosen.name()), kUsage,
+      fmt::format("--embeddings: engines that load {} want embedding and output head as they are; leave it "
+                  "out, or choose mlx, gguf or hdf5",
+                  chosen.name()));
+  SpecOverride spec;
+  if (chosen.container() == Container::kGguf) {
+    find_block_type(embeddings == "8" ? "Q8_0" : "Q6_K")->apply_to(spec);
+  } else {
+    spec.width = parse_bits(embeddings);
+  }
+  quantize_vocabulary(built, checkpoint, spec);
 }
 
 std::string SpecOptions::importance_file() const {

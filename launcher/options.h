@@ -71,9 +71,16 @@ struct SpecOptions {
   std::vector<std::string> rules;
   std::vector<std::string> skip;
   std::string recipe;
+  std::string target_size;
+  std::optional<double> target_bpw;
+  std::string embeddings;  ///< "8", "6", "keep"; empty: keep, or as the mixture has it.
 
+  /// Whether bits are to be chosen by a budget.
+  [[nodiscard]] bool has_target() const noexcept { return !target_size.empty() || target_bpw; }
   /// The recipe file's content with the command line on top: options replace its defaults, rules come after its own.
   [[nodiscard]] Recipe build_recipe(FileSystem& fs) const;
+  /// What --mixture and --embeddings say of tensors by name. Throws kUsage for what the format or the model lacks.
+  void add_named(Recipe& built, const Checkpoint& checkpoint) const;
   [[nodiscard]] const Format& output_format() const;
   /// --scale-dtype, or the format's default. Throws kUsage for one that the format does not have.
   [[nodiscard]] DType stored() const;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <iterator>
-#include <limits>
 #include <memory>
 
 #include <CLI/CLI.hpp>
@@ -15,6 +14,7 @@
 #include "runtime/check.h"
 #include "runtime/parallel.h"
 #include "runtime/text.h"
+#include "sharding/choice_sizer.h"
 
 namespace halfquad {
 namespace {
@@ -56,6 +56,9 @@ std::vector<std::string> spec_words(const SpecOptions& spec) {
   add("--nonfinite", unless(spec.nonfinite, "error"));
   add_flag("--group-fallback", spec.group_fallback);
   add("--max-shard-size", spec.max_shard_size);
+  add("--target-size", spec.target_size);
+  add_number("--target-bpw", spec.target_bpw);
+  add("--embeddings", spec.embeddings);
   add("--recipe", spec.recipe);
   for (const std::string& rule : spec.rules) add("--rule", rule);
   for (const std::string& skip : spec.skip) add("--skip", skip);
@@ -69,36 +72,47 @@ std::string output_name(const std::string& model, const SpecOptions& spec) {
     if (name.ends_with(ending)) name.resize(name.size() - ending.size());
   }
   const Format& format = spec.output_format();
-  const std::string bits = spec.bits.empty() ? "4" : spec.bits;
-  if (format.container() != Container::kGguf) return fmt::format("{}-{}-{}bit", name, format.name(), bits);
-  const std::string kind = spec.mixture.empty() ? spec.type.empty() ? bits + "bit" : spec.type : spec.mixture;
-  return fmt::format("{}-{}.gguf", name, kind);
+  std::string kind = spec.mixture;
+  if (kind.empty() && format.container() == Container::kGguf) kind = spec.type;
+  if (spec.target_bpw) kind = fmt::format("{}bpw", *spec.target_bpw);
+  if (!spec.target_size.empty()) kind = spec.target_size;
+  if (kind.empty()) kind = (spec.bits.empty() ? "4" : spec.bits) + "bit";
+  if (format.container() == Container::kGguf) return fmt::format("{}-{}.gguf", name, kind);
+  return fmt::format("{}-{}-{}", name, format.name(), kind);
+}
+
+Recipe recipe_of(const Context& context, const Checkpoint& checkpoint, const SpecOptions& spec) {
+  Recipe recipe = spec.build_recipe(context.fs);
+  spec.add_named(recipe, checkpoint);
+  return recipe;
 }
 
 /// What a choice is tried on.
 class Sizer {
  public:
-  Sizer(const Context& context, const Checkpoint& checkpoint, const SpecOptions& spec)
-      : recipe_(spec.build_recipe(context.fs)),
+  Sizer(const Context& context, const Checkpoint& checkpoint, const ModelOutline& outline, const SpecOptions& spec)
+      : recipe_(recipe_of(context, checkpoint, spec)),
         texts_(read_texts(context.fs, checkpoint, spec.output_format())),
-        inputs_{checkpoint, recipe_, spec.output_format(), spec.limits(), spec.stored(), texts_} {}
+        sizer_({checkpoint, recipe_, spec.output_format(), spec.limits(), spec.stored(), texts_, outline}) {}
+  Sizer(const Sizer&) = delete;
+  Sizer& operator=(const Sizer&) = delete;
 
-  [[nodiscard]] SizedChoice size(const SpecChoice& choice) const { return size_choice(choice, inputs_); }
+  [[nodiscard]] SizedChoice size(const SpecChoice& choice) const { return sizer_.size(choice); }
 
  private:
   Recipe recipe_;
   SourceTexts texts_;
-  ChoiceInputs inputs_;
+  ChoiceSizer sizer_;  // of the two above
 };
 
-std::vector<SizedChoice> sized_choices(const Context& context, const Checkpoint& checkpoint, SpecOptions spec,
-                                       int threads) {
+std::vector<SizedChoice> sized_choices(const Context& context, const Checkpoint& checkpoint,
+                                       const ModelOutline& outline, SpecOptions spec, int threads) {
   spec.format = spec.output_format().name();  // which the type may have said
   spec.bits = spec.group_size = spec.type = spec.mixture = {};
-  const Sizer sizer(context, checkpoint, spec);
+  const Sizer sizer(context, checkpoint, outline, spec);
   const std::vector<SpecChoice> choices = spec_choices(spec.output_format());
   std::vector<SizedChoice> sized(choices.size());
-  // A mixture of experts has a hundred thousand tensors.
+  // GGUF's sizes are those of whole models, which may have a hundred thousand tensors.
   parallel_for(threads, static_cast<std::int64_t>(choices.size()), context.stop, [&](int /*worker*/, std::int64_t i) {
     sized[static_cast<std::size_t>(i)] = sizer.size(choices[static_cast<std::size_t>(i)]);
   });
@@ -157,21 +171,23 @@ CardFit card_fit(const FitOptions& options, const ModelFacts& model, std::uint64
 }
 
 Alternatives alternatives_of(const Context& context, const Checkpoint& checkpoint, const SpecOptions& spec,
-                             int threads) {
+                             const SpecChoice& chosen_spec, int threads) {
   Alternatives found;
-  found.choices = sized_choices(context, checkpoint, spec, threads);
+  const ModelOutline outline(checkpoint, recipe_of(context, checkpoint, spec));
+  found.choices = sized_choices(context, checkpoint, outline, spec, threads);
   std::vector<std::unique_ptr<Sizer>> sizers;
   for (const Format* format : formats()) {
     const bool is_gguf = format->container() == Container::kGguf;
     const bool chosen = format == &spec.output_format();
-    if (!chosen && !is_gguf && (checkpoint.gguf() != nullptr || !spec.type.empty() || !spec.mixture.empty())) continue;
+    const bool is_of_gguf = !spec.type.empty() || !spec.mixture.empty() || !chosen_spec.mixture.empty();
+    if (!chosen && !is_gguf && (checkpoint.gguf() != nullptr || is_of_gguf)) continue;
     SpecOptions same = spec;
     same.format = format->name();
     if (!chosen) same.scale_dtype = {};
     found.formats.push_back({std::string(format->name()), {}});
     sizers.push_back(nullptr);
     try {
-      sizers.back() = std::make_unique<Sizer>(context, checkpoint, same);
+      sizers.back() = std::make_unique<Sizer>(context, checkpoint, outline, same);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kUsage || chosen) throw;
       found.formats.back().size.why_not = error.what();  // settings of another format
@@ -179,7 +195,7 @@ Alternatives alternatives_of(const Context& context, const Checkpoint& checkpoin
   }
   parallel_for(threads, static_cast<std::int64_t>(sizers.size()), context.stop, [&](int /*worker*/, std::int64_t i) {
     const auto& sizer = sizers[static_cast<std::size_t>(i)];
-    if (sizer != nullptr) found.formats[static_cast<std::size_t>(i)].size = sizer->size({});
+    if (sizer != nullptr) found.formats[static_cast<std::size_t>(i)].size = sizer->size(chosen_spec);
   });
   return found;
 }
@@ -188,22 +204,23 @@ SizedChoice fit_spec(const Context& context, const Checkpoint& checkpoint, const
                      const FitOptions& options, int threads) {
   HALFQUAD_REQUIRE(spec.bits.empty() && spec.group_size.empty() && spec.type.empty() && spec.mixture.empty(), kUsage,
                    "--fit chooses the settings: leave --bits, --group-size, --type and --mixture out");
+  HALFQUAD_REQUIRE(!spec.has_target(), kUsage,
+                   "--fit is a target of its own: leave --target-size and --target-bpw out");
   const CardFit fit = card_fit(options, model_facts(checkpoint), 0);
-  const std::vector<SizedChoice> choices = sized_choices(context, checkpoint, spec, threads);
-  const std::optional<std::size_t> best = best_choice(choices, fit.room());
+  const ModelOutline outline(checkpoint, recipe_of(context, checkpoint, spec));
+  const std::vector<SizedChoice> choices = sized_choices(context, checkpoint, outline, spec, threads);
+  const std::optional<std::size_t> best = best_choice(choices, {.bytes = fit.room()});
   if (best) return choices[*best];
-  const auto smallest = std::ranges::min_element(choices, {}, [](const SizedChoice& choice) {
-    return choice.why_not.empty() ? choice.bytes : std::numeric_limits<std::uint64_t>::max();
-  });
-  HALFQUAD_REQUIRE(smallest != choices.end() && smallest->why_not.empty(), kUsage,
-                   fmt::format("{} cannot hold this model: {}", spec.output_format().name(),
-                               smallest == choices.end() ? std::string("no settings") : smallest->why_not));
+  const std::optional<std::size_t> smallest = smallest_choice(choices);
+  HALFQUAD_REQUIRE(smallest.has_value(), kUsage,
+                   fmt::format("{} cannot hold this model: {}", spec.output_format().name(), choices.front().why_not));
+  const SizedChoice& least = choices[*smallest];
   throw Error(
       ErrorCode::kUsage,
       fmt::format("nothing fits {}: the smallest {} output ({}) takes {}, beside {} for the cache of {} tokens "
                   "and {} for the engine; try a shorter --context, another --format or a larger card",
-                  human_bytes(fit.card_bytes), spec.output_format().name(), smallest->choice.options(),
-                  human_bytes(smallest->bytes), human_bytes(fit.cache_bytes), fit.context, human_bytes(kEngineBytes)));
+                  human_bytes(fit.card_bytes), spec.output_format().name(), least.choice.options(),
+                  human_bytes(least.bytes), human_bytes(fit.cache_bytes), fit.context, human_bytes(kEngineBytes)));
 }
 
 SpecOptions with_choice(SpecOptions spec, const SpecChoice& choice) {

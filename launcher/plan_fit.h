@@ -50,13 +50,14 @@ struct FormatSize {
   SizedChoice size;  ///< With the settings given.
 };
 
-/// Outputs of other settings and formats, from headers alone, worked out by `threads` threads.
+/// Outputs of other settings and formats, the latter with `chosen` in the place of the bits of `spec`, from headers
+/// alone, worked out by `threads` threads.
 struct Alternatives {
   std::vector<SizedChoice> choices;  ///< Of the format asked for.
   std::vector<FormatSize> formats;
 };
 [[nodiscard]] Alternatives alternatives_of(const Context& context, const Checkpoint& checkpoint,
-                                           const SpecOptions& spec, int threads);
+                                           const SpecOptions& spec, const SpecChoice& chosen, int threads);
 
 /// --fit: settings of the choice that fits with the least expected error. Throws kUsage when none fits, or when `spec`
 /// says bits itself.

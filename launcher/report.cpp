@@ -214,6 +214,7 @@ boost::json::object build_report(const Job& job, const SpecOptions& spec, const 
       {"kept", kept_array(job)},
       {"tensors", tensors_object(job.layout, result)},
   };
+  if (job.chosen) report["target"] = job.chosen->json();
   if (job.importance) report["importance"] = importance_object(*job.importance);
   if (job.converted) report["converted"] = conversion_json(job, result);
   return report;

@@ -118,6 +118,7 @@ std::string summary_text(const Job& job, const RunResult& result, const RunFacts
                    human_bytes(inventory.source_bytes), human_bytes(facts.output_bytes),
                    percent(facts.output_bytes, inventory.source_bytes), inventory.bits_per_weight(),
                    percent(inventory.kept_bytes, inventory.source_bytes))});
+  if (job.chosen) facts_table.add_row({"target", job.chosen->text()});
   if (job.layout.files().size() > 1) {
     const bool has_index = job.layout.format().container() == Container::kSafetensors;
     facts_table.add_row(

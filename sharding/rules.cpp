@@ -11,6 +11,7 @@
 #include "runtime/text.h"
 #include "sharding/best_solver.h"
 #include "sharding/gguf_source.h"
+#include "sharding/recipe_marks.h"
 
 namespace halfquad {
 namespace {
@@ -75,12 +76,6 @@ void merge(SpecOverride& into, const SpecOverride& from) {
   take(into.grid, from.grid);
 }
 
-std::string model_type_of(const Checkpoint& checkpoint) {
-  if (!checkpoint.config()) return {};
-  const boost::json::value* type = checkpoint.config()->if_contains("model_type");
-  return type != nullptr && type->is_string() ? std::string(type->get_string()) : std::string();
-}
-
 const boost::json::object* quantization_config_of(const boost::json::object& config) {
   for (const std::string_view key : {"quantization_config", "compression_config"}) {
     const boost::json::value* found = config.if_contains(key);
@@ -115,16 +110,32 @@ class Decider {
     std::vector<Decision> decisions;
     decisions.reserve(checkpoint_.tensors().size());
     for (std::size_t i = 0; i < checkpoint_.tensors().size(); ++i) decisions.push_back(decide_one(i));
+    require_matches();
+    require_any_quantized(decisions);
+    return decisions;
+  }
+
+  std::vector<std::string> marks() {
+    std::vector<std::string> marks;
+    marks.reserve(checkpoint_.tensors().size());
+    for (const SourceTensor& tensor : checkpoint_.tensors()) {
+      std::string& mark = marks.emplace_back();
+      for (Pattern& rule : rules_) mark.push_back(applies(rule, tensor) ? '1' : '0');
+      for (Pattern& skip : skips_) mark.push_back(skip.finds(tensor.name) ? '1' : '0');
+    }
+    require_matches();
+    return marks;
+  }
+
+ private:
+  void require_matches() const {
     for (std::size_t i = 0; i < rules_.size(); ++i) {
       require_match(rules_[i]);
       if (!recipe_.rules[i].spec.keep.value_or(false)) require_quantizable(rules_[i]);
     }
     for (const Pattern& skip : skips_) require_match(skip);
-    require_any_quantized(decisions);
-    return decisions;
   }
 
- private:
   [[nodiscard]] KeepReason default_reason(const SourceTensor& tensor) const {
     return checkpoint_.gguf() != nullptr ? gguf_keep_reason(tensor) : default_keep_reason(tensor, model_type_);
   }
@@ -153,10 +164,16 @@ class Decider {
     return decision;
   }
 
+  /// Whether a rule finds a tensor that it can have quantized.
+  static bool applies(Pattern& rule, const SourceTensor& tensor) {
+    if (!rule.finds(tensor.name) || !is_quantizable(tensor)) return false;
+    ++rule.quantizable;
+    return true;
+  }
+
   void apply_rules(const SourceTensor& tensor, SpecOverride& spec, Decision& decision) {
     for (std::size_t i = 0; i < rules_.size(); ++i) {
-      if (!rules_[i].finds(tensor.name) || !is_quantizable(tensor)) continue;
-      ++rules_[i].quantizable;
+      if (!applies(rules_[i], tensor)) continue;
       const SpecOverride& rule = recipe_.rules[i].spec;
       merge(spec, rule);
       if (!rule.keep.value_or(false)) {
@@ -265,6 +282,16 @@ SpecLimits hqq_limits() {
 
 SolverKind best_solver(const QuantSpec& spec) noexcept {
   return spec.axis == 1 && spec.channel_wise ? SolverKind::kAls : SolverKind::kHqq;
+}
+
+std::string model_type_of(const Checkpoint& checkpoint) {
+  if (!checkpoint.config()) return {};
+  const boost::json::value* type = checkpoint.config()->if_contains("model_type");
+  return type != nullptr && type->is_string() ? std::string(type->get_string()) : std::string();
+}
+
+std::vector<std::string> pattern_marks(const Checkpoint& checkpoint, const Recipe& recipe) {
+  return Decider(checkpoint, recipe, {}).marks();
 }
 
 std::vector<Decision> decide(const Checkpoint& checkpoint, const Recipe& recipe, const SpecLimits& format) {

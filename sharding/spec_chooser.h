@@ -11,6 +11,7 @@
 #include "kernels/quant_spec.h"
 #include "runtime/dtype.h"
 #include "sharding/format.h"
+#include "sharding/layer_class.h"
 #include "sharding/output_catalog.h"
 #include "sharding/rules.h"
 
@@ -21,13 +22,21 @@ struct SpecChoice {
   std::optional<CodeWidth> width = {};
   std::optional<std::int64_t> group_size = {};
   std::string mixture = {};  ///< Instead of both, of a format that has some.
+  /// The layers of the first `promoted` classes (layer_class.h) have this width instead.
+  std::optional<CodeWidth> upper = {};
+  std::size_t promoted = 0;
 
-  /// "--bits 4 --group-size 64", "--mixture Q4_K_M"; empty for no choice at all.
+  /// "--bits 4 --group-size 64", "--mixture Q4_K_M"; empty for no choice at all. @pre !upper.
   [[nodiscard]] std::string options() const;
 };
 
-/// The choices of a format: its mixtures, or all widths with groups of 32, 64 and 128.
-[[nodiscard]] std::vector<SpecChoice> spec_choices(const Format& format);
+/// The choices of a format without two widths mixed: its mixtures, or all widths with groups of 32, 64 and 128, or of
+/// `group_size`.
+[[nodiscard]] std::vector<SpecChoice> spec_choices(const Format& format, std::optional<std::int64_t> group_size = {});
+
+/// `recipe` with what a choice says in the place of its defaults; what it says of named tensors goes over a mixture.
+[[nodiscard]] Recipe recipe_with(const SpecChoice& choice, Recipe recipe, const Format& format,
+                                 const Checkpoint& checkpoint, const LayerClasses& classes);
 
 /// A choice with what comes of it.
 struct SizedChoice {
@@ -40,22 +49,21 @@ struct SizedChoice {
   std::string why_not;         ///< Not empty: the format cannot hold the model so.
 };
 
-/// What an output is made of beside the choice.
-struct ChoiceInputs {
-  const Checkpoint& checkpoint;
-  const Recipe& recipe;  ///< Its rules go over the choice.
-  const Format& format;
-  SpecLimits limits;
-  DType stored = DType::kF16;
-  const SourceTexts& texts;
+/// How large an output may be.
+struct SizeBudget {
+  std::optional<std::uint64_t> bytes = {};     ///< SizedChoice::bytes
+  std::optional<double> bits_per_weight = {};  ///< SizedChoice::bits_per_weight
+
+  [[nodiscard]] bool holds(std::uint64_t size, double bits) const noexcept {
+    return size <= bytes.value_or(size) && bits <= bits_per_weight.value_or(bits);
+  }
 };
 
-/// From headers alone, by the catalog of tensors that quantize writes. Thread-safe.
-[[nodiscard]] SizedChoice size_choice(const SpecChoice& choice, const ChoiceInputs& inputs);
-
-/// Index of the choice with the least expected error of those that take at most `room` bytes, the smallest of equals;
-/// nothing when none does.
-[[nodiscard]] std::optional<std::size_t> best_choice(std::span<const SizedChoice> choices, std::uint64_t room);
+/// Index of the choice with the least expected error of those within the budget, the smallest of equals; nothing when
+/// none is.
+[[nodiscard]] std::optional<std::size_t> best_choice(std::span<const SizedChoice> choices, const SizeBudget& budget);
+/// Index of the smallest output that the format can hold; nothing when it can hold none.
+[[nodiscard]] std::optional<std::size_t> smallest_choice(std::span<const SizedChoice> choices);
 
 /// Relative error (root mean square) that rounding to nearest makes on Gaussian weights in a layer of this spec: the
 /// step is the range that as many normal numbers as a group has are expected to span, divided by the codes. What a

@@ -17,6 +17,7 @@
 #include "launcher/quantize_job.h"
 #include "runtime/check.h"
 #include "runtime/machine.h"
+#include "runtime/text.h"
 #include "sharding/local_run.h"
 
 namespace halfquad {
@@ -111,6 +112,13 @@ SpecOptions spec_options(const CheckpointJob& job) {
   spec.type = job.block_type;
   spec.mixture = job.mixture;
   spec.format = job.format;
+  if (job.target_bytes > 0) spec.target_size = std::to_string(job.target_bytes);
+  HALFQUAD_REQUIRE(job.target_bits_per_weight >= 0 && job.target_bits_per_weight <= 32, kUsage,
+                   fmt::format("target_bits_per_weight is {}; choose 0 to 32", job.target_bits_per_weight));
+  if (job.target_bits_per_weight > 0) spec.target_bpw = job.target_bits_per_weight;
+  HALFQUAD_REQUIRE(job.embeddings.empty() || job.embeddings == "8" || job.embeddings == "6" || job.embeddings == "keep",
+                   kUsage, fmt::format("embeddings is {}; choose 8, 6 or keep", quoted(job.embeddings)));
+  spec.embeddings = job.embeddings;
   spec.nonfinite = option_of(job.nonfinite);
   if (job.max_shard_bytes > 0) spec.max_shard_size = std::to_string(job.max_shard_bytes);
   spec.rules = job.rules;

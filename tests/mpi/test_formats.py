@@ -41,6 +41,7 @@ FORMATS = {  # with a group size that all have; what follows a colon tells two o
     "compressed-tensors:nvfp4": ["--type", "nvfp4"],
     "gguf:mxfp4": ["--type", "mxfp4"],
     "hdf5": ["--bits", "3"],
+    "compressed-tensors:budget": ["--target-bpw", "3.8"],  # two widths mixed
 }
 
 

@@ -50,6 +50,9 @@ struct CheckpointJob {
   std::optional<FloatType> scale_type = {};      ///< --scale-dtype
   std::string block_type = {};                   ///< --type, of GGUF: "Q4_K", ...
   std::string mixture = {};                      ///< --mixture, of GGUF: "Q4_K_M", ...
+  std::uint64_t target_bytes = 0;                ///< --target-size, instead of bits.
+  double target_bits_per_weight = 0;             ///< --target-bpw, instead of bits.
+  std::string embeddings = {};                   ///< --embeddings: "8", "6", "keep".
   NonfiniteWeights nonfinite = NonfiniteWeights::kError;
   std::uint64_t max_shard_bytes = 0;    ///< --max-shard-size
   std::vector<std::string> rules = {};  ///< --rule, in order: "down_proj=bits:3,group-size:32".

@@ -56,6 +56,10 @@ def cases(random: Path, text: Path) -> dict:
                                {"hqq library, zeros rounded": hqq_library(4, whole_zeros=True), "rtn": RTN,
                                 "als, columns alike": UNWEIGHTED, "als": ALS} | given),
     }
+    found["3 and 4 bit mixed"] = (["--format", "mlx"], {  # 3.9 bits a weight, and 4.0 where 3 bit are alone
+        "halfquad": ["--target-bpw", "3.9", "--group-size", "64"],
+        "MLP inputs first": [*width(3), "--rule", r"layers\.\d*[1-46-9]\..*(gate|up)_proj=bits:4"],
+        "3 bit, groups of 32": ["--bits", "3", "--group-size", "32"]})
     for name in ("Q4_K", "Q3_K", "Q2_K"):
         found[f"{name}, down_proj"] = (down + ["--type", name], {"llama.cpp": llama_cpp(name), "columns alike": UNWEIGHTED, "halfquad": []} | given)
     return found

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "header_checkpoint.h"
+#include "sharding/choice_sizer.h"
 #include "sharding/output_layout.h"
 #include "sharding/spec_chooser.h"
 
@@ -20,7 +21,8 @@ class SpecChooser : public testing::Test {
                             .why_not = [&](const QuantSpec& spec, std::int64_t rows,
                                            std::int64_t cols) { return format.why_not(spec, rows, cols); }};
     const SourceTexts texts;
-    return size_choice(choice, {*checkpoint_, recipe_, format, limits, DType::kF16, texts});
+    const ModelOutline outline(*checkpoint_, recipe_);
+    return ChoiceSizer({*checkpoint_, recipe_, format, limits, DType::kF16, texts, outline}).size(choice);
   }
   [[nodiscard]] std::vector<SizedChoice> sizes() const {
     std::vector<SizedChoice> sized;
@@ -54,7 +56,7 @@ TEST_F(SpecChooser, NamesItsOptions) {
 TEST_F(SpecChooser, TheBestIsTheLeastErrorThatFits) {
   const std::vector<SizedChoice> choices = sizes();
   const auto best_at = [&](std::uint64_t room) {
-    const auto best = best_choice(choices, room);
+    const auto best = best_choice(choices, {.bytes = room});
     return best ? choices[*best].choice.options() : std::string("none");
   };
 
@@ -69,7 +71,7 @@ TEST_F(SpecChooser, MoreRoomNeverMakesTheErrorLarger) {
   const std::vector<SizedChoice> choices = sizes();
   double before = 1e9;
   for (std::uint64_t room = 100'000; room < 4'000'000; room += 10'000) {
-    const auto best = best_choice(choices, room);
+    const auto best = best_choice(choices, {.bytes = room});
     if (!best) continue;
     EXPECT_LE(choices[*best].bytes, room);
     EXPECT_LE(choices[*best].expected_error, before);
@@ -86,7 +88,23 @@ TEST_F(SpecChooser, OfEqualErrorsTheSmallestIsTaken) {
   choices[2].bytes = 10;
   choices[2].why_not = "cannot be";
 
-  EXPECT_EQ(best_choice(choices, 100), 1U);
+  EXPECT_EQ(best_choice(choices, {.bytes = 100}), 1U);
+}
+
+TEST_F(SpecChooser, ABudgetCanBeOfBitsAndTheSmallestIsKnown) {
+  std::vector<SizedChoice> choices(3);
+  for (std::size_t i = 0; i < choices.size(); ++i) {
+    choices[i].bytes = 30 - 10 * i;
+    choices[i].bits_per_weight = 4.5 - static_cast<double>(i);
+    choices[i].expected_error = 0.1 * static_cast<double>(i);
+  }
+  choices[2].why_not = "cannot be";
+
+  EXPECT_EQ(best_choice(choices, {.bits_per_weight = 4.5}), 0U);
+  EXPECT_EQ(best_choice(choices, {.bits_per_weight = 4.49}), 1U);
+  EXPECT_EQ(best_choice(choices, {.bytes = 25, .bits_per_weight = 4.5}), 1U);
+  EXPECT_EQ(best_choice(choices, {.bits_per_weight = 3.4}), std::nullopt);
+  EXPECT_EQ(smallest_choice(choices), 1U);
 }
 
 TEST_F(SpecChooser, SaysWhyAFormatCannotHoldAChoice) {
@@ -118,6 +136,13 @@ TEST_F(SpecChooser, OffersGgufItsMixtures) {
 
   EXPECT_TRUE(std::ranges::any_of(choices, [](const SpecChoice& choice) { return choice.mixture == "Q4_K_M"; }));
   EXPECT_TRUE(std::ranges::none_of(choices, [](const SpecChoice& choice) { return choice.width.has_value(); }));
+}
+
+TEST_F(SpecChooser, TakesTheGroupSizeThatIsGiven) {
+  const std::vector<SpecChoice> choices = spec_choices(hqq_format(), 16);
+
+  EXPECT_EQ(choices.size(), 7U);
+  EXPECT_TRUE(std::ranges::all_of(choices, [](const SpecChoice& choice) { return choice.group_size == 16; }));
 }
 
 TEST(ExpectedError, IsThatOfRoundingGaussianWeights) {

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "sharding/rules.h"
+
+namespace halfquad {
+
+/// Which rules and which skip patterns find each tensor, in the checkpoint's order: texts that are equal when the same
+/// ones do. Throws kUsage as decide() does.
+[[nodiscard]] std::vector<std::string> pattern_marks(const Checkpoint& checkpoint, const Recipe& recipe);
+
+/// As config.json has it; empty when it says nothing.
+[[nodiscard]] std::string model_type_of(const Checkpoint& checkpoint);
+
+}  // namespace halfquad
