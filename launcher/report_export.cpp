@@ -79,6 +79,7 @@ json::object totals_json(const ReportFile::Totals& totals) {
           {"quantized_weights", totals.quantized_weights},
           {"bits_per_weight", totals.bits_per_weight},
           {"relative_error", nullable(totals.relative_error)},
+          {"weighted_relative_error", nullable(totals.weighted_relative_error)},
           {"sqnr_db", nullable(totals.sqnr_db)},
           {"mean_abs_error", totals.mean_abs_error},
           {"max_abs_error", totals.max_abs_error},
@@ -148,6 +149,7 @@ json::object output_json(const OutputReport& output) {
     const ReportedLayer& layer = file.layers[output.view.by_error[i]];
     worst.push_back({{"module", layer.module},
                      {"relative_error", nullable(layer.relative_error)},
+                     {"weighted_relative_error", nullable(layer.weighted_relative_error)},
                      {"sqnr_db", nullable(layer.sqnr_db)}});
   }
   for (const Stack& stack : output.view.stacks) stacks.push_back(stack_json(output, stack));
@@ -196,7 +198,7 @@ std::string report_csv(std::span<const OutputReport> outputs) {
   std::string text =
       "output,module,stack,block,projection,rows,cols,bits,group_size,axis,solver,bits_per_weight,relative_error,sqnr_"
       "db,"
-      "mean_abs_error,max_abs_error,steps,stopped_early,zeroed,seconds\r\n";
+      "mean_abs_error,max_abs_error,steps,stopped_early,zeroed,seconds,weighted_relative_error\r\n";
   for (const OutputReport& output : outputs) {
     for (const ReportedLayer& layer : output.file().layers) {
       const ModulePlace place = place_of(layer.module);
@@ -206,7 +208,8 @@ std::string report_csv(std::span<const OutputReport> outputs) {
                           csv_text(layer.solver));
       text += fmt::format("{},{},{},{},{},", layer.bits_per_weight(), csv_number(layer.relative_error),
                           csv_number(layer.sqnr_db), layer.mean_abs_error, layer.max_abs_error);
-      text += fmt::format("{},{},{},{}\r\n", layer.steps, layer.stopped_early ? 1 : 0, layer.zeroed, layer.seconds);
+      text += fmt::format("{},{},{},{},{}\r\n", layer.steps, layer.stopped_early ? 1 : 0, layer.zeroed, layer.seconds,
+                          csv_number(layer.weighted_relative_error));
     }
   }
   return text;

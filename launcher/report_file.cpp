@@ -52,6 +52,12 @@ std::vector<std::string> texts(const JsonNode& array) {
   return each(array, [](const JsonNode& node) { return node.text(); });
 }
 
+/// Older versions' reports say nothing of weighted errors.
+std::optional<double> weighted_error(const JsonNode& node) {
+  const auto error = node.find("weighted_relative_error");
+  return error ? optional_measure(*error) : std::nullopt;
+}
+
 ReportFile::Totals parse_totals(const JsonNode& node) {
   return {.source_bytes = count_of(node.at("source_bytes")),
           .output_bytes = count_of(node.at("output_bytes")),
@@ -61,6 +67,7 @@ ReportFile::Totals parse_totals(const JsonNode& node) {
           .bits_per_weight = measure(node.at("bits_per_weight")),
           .relative_error = optional_measure(node.at("relative_error")),
           .sqnr_db = finite(node.at("sqnr_db")),
+          .weighted_relative_error = weighted_error(node),
           .mean_abs_error = measure(node.at("mean_abs_error")),
           .max_abs_error = measure(node.at("max_abs_error")),
           .seconds = measure(node.at("seconds")),
@@ -89,6 +96,7 @@ ReportedLayer parse_layer(const JsonNode& node) {
                       .max_abs_error = measure(node.at("max_abs_error")),
                       .relative_error = optional_measure(node.at("relative_error")),
                       .sqnr_db = finite(node.at("sqnr_db")),
+                      .weighted_relative_error = weighted_error(node),
                       .zeroed = node.at("zeroed").integer(),
                       .seconds = measure(node.at("seconds")),
                       .stored_bytes = {}};

@@ -23,6 +23,8 @@ struct ReportedLayer {
   bool stopped_early = false;
   double mean_abs_error = 0, max_abs_error = 0;
   std::optional<double> relative_error, sqnr_db;  ///< Nothing: not defined.
+  std::optional<double>
+      weighted_relative_error;  ///< Nothing: its columns count the same, or an older version's report.
   std::int64_t zeroed = 0;
   double seconds = 0;
   std::optional<std::uint64_t> stored_bytes;  ///< Nothing in reports of older versions.
@@ -59,6 +61,7 @@ struct ReportFile {
     std::uint64_t quantized_weights = 0;
     double bits_per_weight = 0;
     std::optional<double> relative_error, sqnr_db;
+    std::optional<double> weighted_relative_error;  ///< Of the layers that have one.
     double mean_abs_error = 0, max_abs_error = 0;
     double seconds = 0;
     std::uint64_t bytes_read = 0, bytes_written = 0, peak_resident_bytes = 0, memory_bytes = 0;

@@ -29,6 +29,11 @@ std::string name_text(std::string_view name, std::size_t most = kNameColumns) {
   return text.replace(text.find(kDots), kDots.size(), "...");
 }
 
+std::string weighted_text(const ReportFile::Totals& totals) {
+  if (!totals.weighted_relative_error) return "";
+  return fmt::format(" (weighted {})", error_text(totals.weighted_relative_error));
+}
+
 std::string totals_text(const OutputReport& output) {
   const ReportFile& file = output.file();
   const ReportFile::Totals& totals = file.totals;
@@ -40,8 +45,8 @@ std::string totals_text(const OutputReport& output) {
   table.add_row({"quantized", fmt::format("{} layers, {} weights, {} bits per weight", file.layers.size(),
                                           human_count(totals.quantized_weights), bits_text(totals.bits_per_weight))});
   table.add_row({"kept", fmt::format("{} tensors, {}", file.kept.size(), human_bytes(totals.kept_bytes))});
-  table.add_row({"error", fmt::format("relative {}, SQNR {}, largest {:.3g}", error_text(totals.relative_error),
-                                      decibel_text(totals.sqnr_db), totals.max_abs_error)});
+  table.add_row({"error", fmt::format("relative {}{}, SQNR {}, largest {:.3g}", error_text(totals.relative_error),
+                                      weighted_text(totals), decibel_text(totals.sqnr_db), totals.max_abs_error)});
   table.add_row({"time", fmt::format("{}, {} rank{} of {} threads", seconds_text(totals.seconds), file.ranks.size(),
                                      file.ranks.size() == 1 ? "" : "s", totals.threads)});
   table.add_row({"halfquad", name_text(file.version, 60)});
@@ -63,10 +68,12 @@ std::string projections_text(const OutputReport& output, const Stack& stack) {
 }
 
 std::string worst_text(const OutputReport& output) {
-  Table table("lrr", {"worst layers", "error", "SQNR"});
+  Table table("lrrr", {"worst layers", "error", "weighted", "SQNR"});
   for (std::size_t i = 0; i < std::min(kWorstShown, output.view.by_error.size()); ++i) {
     const ReportedLayer& layer = output.file().layers[output.view.by_error[i]];
-    table.add_row({name_text(layer.module, 50), error_text(layer.relative_error), decibel_text(layer.sqnr_db)});
+    table.add_row({name_text(layer.module, 40), error_text(layer.relative_error),
+                   layer.weighted_relative_error ? error_text(layer.weighted_relative_error) : "-",
+                   decibel_text(layer.sqnr_db)});
   }
   return table.empty() ? "" : table.text(2);
 }

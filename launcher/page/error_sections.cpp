@@ -84,8 +84,8 @@ std::string projection_table(const ReportView& view, const Stack& stack) {
 }
 
 std::vector<HtmlTable::Column> module_columns() {
-  return {{"layer"},      {"shape", true},      {"settings"},           {"relative error", true},
-          {"SQNR", true}, {"mean error", true}, {"largest error", true}};
+  return {{"layer"},          {"shape", true}, {"settings"},         {"relative error", true},
+          {"weighted", true}, {"SQNR", true},  {"mean error", true}, {"largest error", true}};
 }
 
 std::vector<std::string> module_cells(const ReportedLayer& layer) {
@@ -93,6 +93,7 @@ std::vector<std::string> module_cells(const ReportedLayer& layer) {
           fmt::format("{} × {}", layer.rows, layer.cols),
           escaped(settings_text(layer)),
           error_text(layer.relative_error),
+          layer.weighted_relative_error ? error_text(layer.weighted_relative_error) : "-",
           decibel_text(layer.sqnr_db),
           fmt::format("{:.3g}", layer.mean_abs_error),
           fmt::format("{:.3g}", layer.max_abs_error)};

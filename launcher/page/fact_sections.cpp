@@ -176,6 +176,9 @@ Section definitions_section() {
       facts_list({{"relative error",
                    "‖W − Ŵ‖ / ‖W‖: the root of the sum of the squared errors over that of the "
                    "squared weights. Not defined where all weights are 0 and an error is not."},
+                  {"weighted",
+                   "the same with each squared error and weight times the importance of its column, by which the "
+                   "layer was solved. Only where columns have one."},
                   {"of several layers",
                    "the root of the mean of their squared relative errors, each counting by its weights. The error of "
                    "the whole output is not such a mean, but that of all weights together."},

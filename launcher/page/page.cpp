@@ -34,7 +34,10 @@ std::string tiles_of(const OutputReport& output) {
                   " of " + human_bytes(totals.source_bytes)) +
          tile("Bits per weight", bits_text(totals.bits_per_weight),
               human_count(totals.quantized_weights) + " weights quantized") +
-         tile("Relative error", error_text(totals.relative_error), "of the quantized layers' weights") +
+         tile("Relative error", error_text(totals.relative_error),
+              totals.weighted_relative_error
+                  ? "of the quantized layers' weights; weighted " + error_text(totals.weighted_relative_error)
+                  : "of the quantized layers' weights") +
          tile("SQNR", decibel_text(totals.sqnr_db), fmt::format("largest error {:.3g}", totals.max_abs_error)) +
          tile("Layers", fmt::format("{}", layers),
               fmt::format("{} tensor{} kept as they are", kept, kept == 1 ? "" : "s")) +

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "launcher/output_report.h"
+#include "launcher/page/page.h"
 #include "launcher/report_comparison.h"
 #include "launcher/report_export.h"
 #include "launcher/report_text.h"
@@ -251,7 +252,7 @@ TEST(ReportCsv, QuotesNamesAndLeavesUndefinedFieldsEmpty) {
   const std::string csv = report_csv(outputs);
 
   EXPECT_THAT(csv, HasSubstr("\r\n\"out\",\"a.3.say \"\"hi\"\", you\n\",\"a\",3,\"say \"\"hi\"\", you\n\",64,64,4,64,1,"
-                             "\"hqq\",4.5,0.25,,0.025,0.125,12,1,0,0.25\r\n"));
+                             "\"hqq\",4.5,0.25,,0.025,0.125,12,1,0,0.25,\r\n"));
 }
 
 TEST(ReportJson, HoldsCellsAndDifferences) {
@@ -266,6 +267,32 @@ TEST(ReportJson, HoldsCellsAndDifferences) {
   EXPECT_EQ(cell.at("projection"), "mlp.up_proj");
   EXPECT_EQ(cell.at("worst_module"), "model.layers.1.mlp.up_proj");
   EXPECT_EQ(json.at("differences").at(0).at("equal_errors"), 2);
+}
+
+TEST(OutputReport, SaysWeightedErrorsWhereThereAreSome) {
+  boost::json::object report = sample_report();
+  report.at("totals").as_object()["weighted_relative_error"] = 0.0712;
+  report.at("layers").as_array()[0].as_object()["weighted_relative_error"] = 0.0625;
+  const ReportFile weighted = parsed(report);
+  const ReportFile plain = parsed(sample_report());
+  const auto both = [](const ReportFile& file, const auto& write) {
+    const std::vector<OutputReport> outputs = {output_of(file, "out")};
+    return write(std::span<const OutputReport>(outputs));
+  };
+
+  const auto text = [](std::span<const OutputReport> outputs) { return report_text(outputs); };
+  EXPECT_THAT(both(weighted, text), HasSubstr("relative 0.08310 (weighted 0.07120), SQNR"));
+  EXPECT_THAT(both(weighted, text), HasSubstr("0.06250"));
+  EXPECT_THAT(both(plain, text), HasSubstr("relative 0.08310, SQNR"));
+  const auto csv = [](std::span<const OutputReport> outputs) { return report_csv(outputs); };
+  EXPECT_THAT(both(weighted, csv), HasSubstr(",0.25,0.0625\r\n"));
+  EXPECT_THAT(both(plain, csv), HasSubstr(",0.25,\r\n"));
+  const auto json = [](std::span<const OutputReport> outputs) { return report_json(outputs).at("outputs").at(0); };
+  EXPECT_EQ(both(weighted, json).at("totals").at("weighted_relative_error"), 0.0712);
+  EXPECT_TRUE(both(plain, json).at("totals").at("weighted_relative_error").is_null());
+  const auto page = [](std::span<const OutputReport> outputs) { return page::report_page(outputs); };
+  EXPECT_THAT(both(weighted, page), HasSubstr("; weighted 0.07120<"));
+  EXPECT_THAT(both(weighted, page), HasSubstr("0.06250"));
 }
 
 TEST(ShellText, QuotesWhatAShellWouldTakeApart) {
