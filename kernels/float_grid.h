@@ -8,7 +8,9 @@
 #include <span>
 #include <string>
 
+#include "kernels/level_grid.h"
 #include "kernels/quant_spec.h"
+#include "runtime/dtype.h"
 
 namespace halfquad {
 
@@ -17,7 +19,7 @@ namespace halfquad {
 inline constexpr int kFloatCodeZero = 12;
 inline constexpr int kLargestFloatCode = 24;
 
-/// Weights that share a scale; 0 for kNone.
+/// Weights that share a scale; 0 where that is open.
 [[nodiscard]] constexpr std::int64_t group_size_of(FloatGrid grid) noexcept {
   return grid == FloatGrid::kNvfp4 ? 16 : grid == FloatGrid::kMxfp4 ? 32 : 0;
 }
@@ -33,6 +35,13 @@ inline constexpr int kLargestFloatCode = 24;
 /// The byte whose group_scale_of() is nearest to `scale` > 0.
 [[nodiscard]] std::uint8_t scale_byte_of(FloatGrid grid, float scale, float tensor_scale) noexcept;
 
+/// What is to be known of grids with levels.
+struct LevelGroups {
+  const Levels* levels = nullptr;
+  std::int64_t group_elems = 64;
+  DType stored = DType::kF16;  ///< Of scales: F32, F16 or BF16.
+  int starts = 5, rounds = 4;  ///< As in QuantSpec.
+};
 /// Whole groups of finite weights, one after the other; `importance` has a number > 0 for each of `cols` columns, the
 /// first weight being in column 0, or is null: all weights count the same.
 struct FloatGroups {
@@ -42,6 +51,11 @@ struct FloatGroups {
   std::int64_t groups = 0;
   const float* importance = nullptr;
   std::int64_t cols = 0;  ///< A multiple of the group size.
+  LevelGroups of_levels = {};
+
+  [[nodiscard]] std::int64_t group_elems() const noexcept {
+    return of_levels.levels == nullptr ? group_size_of(grid) : of_levels.group_elems;
+  }
 };
 /// A code for each weight, a scale s for each group.
 struct FloatCodes {
@@ -54,8 +68,15 @@ enum class ScaleSearch : std::uint8_t {
   kBest,     ///< Of the scales near it that one with the smallest sum of h·(w - ŵ)², that one itself on a tie.
 };
 
-/// Finds scales and codes; codes are the nearest, ties to even. The same bytes from every backend; one object may serve
-/// several threads.
+/// Finds scales and codes; codes are the nearest, ties to even, of levels as nearest_level() says. The same bytes from
+/// every backend; one object may serve several threads.
+///
+/// Of grids with levels, what is canonical: all in fp32, every operation rounded once, none fused, sums over a group in
+/// index order. A scale s is looked at as it is stored, t = stored_level_scale(s): l = the level nearest to w·(1 / t),
+/// e = w - l·t, score = sum (h·e)·e, A = sum (h·l)·w, B = sum (h·l)·l. From (largest / unit)·AlsSearch::part() for
+/// every start `rounds` fits follow, s = A / B where A and B are positive and s is finite; else, or when t repeats, the
+/// start ends. Of all t that were looked at the one with the smallest score is the result, of equal ones the first:
+/// kLargest's, which is also the one when no score is finite. Groups of zeros have the scale 0.
 class FloatGridSearcher {
  public:
   virtual ~FloatGridSearcher() = default;

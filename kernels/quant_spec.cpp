@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "kernels/float_grid.h"
+#include "kernels/level_grid.h"
 #include "runtime/checked.h"
 
 namespace halfquad {
@@ -43,6 +44,10 @@ constexpr std::array<PackingRow, 5> kPackings = {{
     {Packing::k2BitU8, "2bit_u8", 4, 1},
     {Packing::k1BitU8, "1bit_u8", 8, 1},
 }};
+
+constexpr std::array<std::string_view, 9> kGridNames = {"none",     "nvfp4", "mxfp4",    "fp4-e2m1", "fp3-e2m0",
+                                                        "fp3-e1m1", "nf4",   "learned4", "learned3"};
+static_assert(kGridNames.size() == static_cast<std::size_t>(FloatGrid::kLearned3) + 1);
 
 constexpr bool rows_are_in_enum_order() {
   for (std::size_t i = 0; i < kWidths.size(); ++i) {
@@ -83,7 +88,7 @@ std::optional<std::string> why_not_float_grid(const QuantSpec& spec) {
   if (spec.solver == SolverKind::kHqq) return "hqq cannot solve for " + name + " codes; give als or rtn as the solver";
   if (spec.axis != 1) return name + " needs axis 1";
   if (!spec.channel_wise) return name + " has no scale for a whole tensor alone";
-  if (spec.group_size != group_size_of(spec.grid)) {
+  if (!spec.has_levels() && spec.group_size != group_size_of(spec.grid)) {
     return name + " has groups of " + std::to_string(group_size_of(spec.grid)) + ", not " +
            std::to_string(spec.group_size);
   }
@@ -120,12 +125,18 @@ std::optional<CodeWidth> code_width_from_name(std::string_view name) noexcept {
   return found->width;
 }
 
-std::string_view name_of(FloatGrid grid) noexcept {
-  if (grid == FloatGrid::kNone) return "none";
-  return grid == FloatGrid::kNvfp4 ? "nvfp4" : "mxfp4";
+std::string_view name_of(FloatGrid grid) noexcept { return kGridNames[static_cast<std::size_t>(grid)]; }
+
+std::optional<FloatGrid> float_grid_from_name(std::string_view name) noexcept {
+  const auto* const found = std::find(kGridNames.begin() + 1, kGridNames.end(), name);
+  if (found == kGridNames.end()) return std::nullopt;
+  return static_cast<FloatGrid>(found - kGridNames.begin());
 }
 
-int QuantSpec::largest_code() const noexcept { return grid == FloatGrid::kNone ? qmax(width) : kLargestFloatCode; }
+int QuantSpec::largest_code() const noexcept {
+  if (has_levels()) return level_count(grid) - 1;
+  return grid == FloatGrid::kNone ? qmax(width) : kLargestFloatCode;
+}
 
 bool QuantSpec::weighted() const noexcept {
   return solver == SolverKind::kAls && importance != Importance::kNone && channel_wise;

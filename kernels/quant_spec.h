@@ -30,11 +30,18 @@ enum class ZeroKind : std::uint8_t {
 };
 
 /// Codes that are no whole steps of one size but floating-point numbers of 4 bits (E2M1), with the scales that go with
-/// them (float_grid.h).
+/// them (float_grid.h), or numbers of levels: entries of an ascending table, times scales of the format's dtype, in
+/// groups of any size (level_grid.h).
 enum class FloatGrid : std::uint8_t {
   kNone,
-  kNvfp4,  ///< Groups of 16; scales in E4M3, over one fp32 number that the tensor has.
-  kMxfp4,  ///< Groups of 32; scales are powers of two (E8M0).
+  kNvfp4,     ///< Groups of 16; scales in E4M3, over one fp32 number that the tensor has.
+  kMxfp4,     ///< Groups of 32; scales are powers of two (E8M0).
+  kFp4,       ///< Levels: E2M1.
+  kFp3E2M0,   ///< Levels: 0, 1, 2, 4 and their negatives.
+  kFp3E1M1,   ///< Levels: 0, 1, 2, 3 and their negatives.
+  kNf4,       ///< Levels: NormalFloat4 of QLoRA, as bitsandbytes has it.
+  kLearned4,  ///< 16 levels that are fitted to each tensor.
+  kLearned3,  ///< 8 of them.
 };
 
 /// What tells how much the errors of a column (an input channel) count, for kAls.
@@ -50,7 +57,8 @@ enum class Importance : std::uint8_t {
 [[nodiscard]] std::optional<CodeWidth> code_width_from_name(std::string_view name) noexcept;
 [[nodiscard]] std::string_view name_of(SolverKind solver) noexcept;  ///< "rtn", "hqq", "als".
 [[nodiscard]] std::optional<SolverKind> solver_from_name(std::string_view name) noexcept;
-[[nodiscard]] std::string_view name_of(FloatGrid grid) noexcept;         ///< "none", "nvfp4", "mxfp4".
+[[nodiscard]] std::string_view name_of(FloatGrid grid) noexcept;  ///< "none", "nvfp4", "mxfp4", "fp4-e2m1", ...
+[[nodiscard]] std::optional<FloatGrid> float_grid_from_name(std::string_view name) noexcept;
 [[nodiscard]] std::string_view name_of(Importance importance) noexcept;  ///< "none", "weights", "file".
 [[nodiscard]] std::optional<Importance> importance_from_name(std::string_view name) noexcept;
 
@@ -77,7 +85,7 @@ struct QuantSpec {
   /// Scales, and what stands beside them, are small whole numbers in units that 256 weights share: ggml's K types, with
   /// a search of their own (ggml_k_quants.h).
   bool super_blocks = false;
-  FloatGrid grid = FloatGrid::kNone;  ///< Others have width k4 and symmetric zeros.
+  FloatGrid grid = FloatGrid::kNone;  ///< Others have width k4 or k3 and symmetric zeros.
   int starts = 5;                     ///< kAls: ranges each group is searched from (1..kMaxStarts).
   int rounds = 4;                     ///< kAls: fits of scale and zero from each of them at most (1..kMaxIters).
 
@@ -95,7 +103,12 @@ struct QuantSpec {
   [[nodiscard]] bool weighted() const noexcept;
   /// Whether the tensor has a number that all its scales are multiplied with, which follows from its largest weight.
   [[nodiscard]] bool has_tensor_scale() const noexcept { return grid == FloatGrid::kNvfp4; }
-  /// The largest code as it is held in memory: qmax of the width, 24 for floating-point numbers.
+  /// Whether codes are numbers of levels, entries of a table.
+  [[nodiscard]] bool has_levels() const noexcept { return grid >= FloatGrid::kFp4; }
+  /// Whether that table is the tensor's own.
+  [[nodiscard]] bool learns_levels() const noexcept { return grid >= FloatGrid::kLearned4; }
+  /// The largest code as it is held in memory: qmax of the width, 24 for floating-point numbers, that of the last
+  /// level.
   [[nodiscard]] int largest_code() const noexcept;
   friend bool operator==(const QuantSpec&, const QuantSpec&) = default;
 };

@@ -70,6 +70,15 @@ struct GroupGrids {
   const float* zero = nullptr;
 };
 
+/// Codes, laid out as their block, and the stored scale and zero of each group: w = (q - zero)·scale, q being the code,
+/// or with `levels` what stands there for it.
+struct GivenCodes {
+  const std::uint8_t* codes = nullptr;
+  const float* scale = nullptr;
+  const float* zero = nullptr;
+  const float* levels = nullptr;  ///< By code, for all there are; null: none.
+};
+
 /// What the whole tensor needs from its blocks.
 struct SolveStats {
   /// Per step begun: sum of |e| before that step's update of z. Size = spec.iters; the caller sizes it.
@@ -144,10 +153,8 @@ class Solver {
   /// Range of `count` consecutive weights.
   [[nodiscard]] virtual WeightRange range(const std::byte* data, DType dtype, std::int64_t count) = 0;
 
-  /// Error of given codes (laid out as the block) with the given stored scale and zero (one per group), the weighted
-  /// one too where the block has importance.
-  virtual void measure(const GroupBlock& block, const std::uint8_t* codes, const float* scale, const float* zero,
-                       ErrorSums& sums) = 0;
+  /// Error of given codes, weighted ones too where the block has importance.
+  virtual void measure(const GroupBlock& block, const GivenCodes& given, ErrorSums& sums) = 0;
 };
 
 /// Plain loops: the definition of the bytes.

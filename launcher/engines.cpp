@@ -23,7 +23,10 @@ constexpr std::array kSupport = {
         "1-5 bit as Q4_1 and Q5_1, 8 bit as Q8_0, `--symmetric` as Q4_0 and Q5_0; groups of 32 and multiples; "
         "`--type Q2_K` to `Q6_K`, `--type mxfp4`, `--mixture Q4_K_M` and the like",
         "llama.cpp", true},
-    FormatSupport{"hdf5", "all widths", "h5py, h5dump: ten lines in `io/FORMAT.md` give a layer back", true},
+    FormatSupport{
+        "hdf5",
+        "all widths; tables of values: `--type fp4-e2m1`, `fp3-e2m0`, `fp3-e1m1`, `nf4`, `learned4`, `learned3`",
+        "h5py, h5dump: ten lines in `io/FORMAT.md` give a layer back", true},
 };
 
 }  // namespace

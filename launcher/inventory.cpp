@@ -93,7 +93,9 @@ std::string weights_text(const QuantSpec& spec) {
 std::string describe(const QuantSpec& spec) {
   if (spec.super_blocks) return std::string(block_type_of(spec)->name()) + weights_text(spec);
   if (spec.grid != FloatGrid::kNone) {
-    return fmt::format("{}{}{}", name_of(spec.grid),
+    std::string group;
+    if (spec.has_levels()) group = spec.group_size == 0 ? ", whole rows" : fmt::format(", group {}", spec.group_size);
+    return fmt::format("{}{}{}{}", name_of(spec.grid), group,
                        spec.solver == SolverKind::kRtn ? ", rounded with the largest scales" : "", weights_text(spec));
   }
   std::string text = fmt::format("{} bit", name_of(spec.width));

@@ -126,7 +126,8 @@ void add_file_options(CLI::App& app, SpecOptions& options) {
          "--type", options.type,
          "Instead of --bits and --group-size: blocks of GGUF, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0, and with their own search "
          "Q2_K Q3_K Q4_K Q5_K Q6_K; floating-point codes, mxfp4 (compressed-tensors, gguf) and nvfp4 "
-         "(compressed-tensors)")
+         "(compressed-tensors). Instead of --bits alone, for hdf5: codes that are places in a table, fp4-e2m1 fp3-e2m0 "
+         "fp3-e1m1 nf4, and learned4 learned3, whose 16 or 8 values are fitted to each tensor")
       ->type_name("NAME")
       ->group(kNumerics);
   app.add_option("--mixture", options.mixture,
@@ -273,12 +274,13 @@ void add_spec_options(CLI::App& app, SpecOptions& options) {
 Recipe SpecOptions::build_recipe(FileSystem& fs) const {
   Recipe built;
   if (!recipe.empty()) built = parse_recipe(read_text(fs, recipe, kRecipeLimit), recipe);
-  HALFQUAD_REQUIRE(type.empty() || (bits.empty() && group_size.empty() && mixture.empty()), kUsage,
-                   "--type says bits and group size: leave --bits, --group-size and --mixture out");
+  HALFQUAD_REQUIRE(type.empty() || (bits.empty() && mixture.empty()), kUsage,
+                   "--type says the bits: leave --bits and --mixture out");
   if (!type.empty()) {
-    const BlockType* named = find_block_type(type);
-    HALFQUAD_REQUIRE(named != nullptr, kUsage, fmt::format("--type: {} is not {}", quoted(type), block_type_names()));
-    named->apply_to(built.defaults);
+    HALFQUAD_REQUIRE(apply_type(type, built.defaults), kUsage,
+                     fmt::format("--type: {} is not {}", quoted(type), type_names()));
+    HALFQUAD_REQUIRE(group_size.empty() || find_block_type(type) == nullptr, kUsage,
+                     fmt::format("--type {} says the group size: leave --group-size out", type));
   }
   if (!bits.empty()) built.defaults.width = parse_bits(bits);
   if (!group_size.empty()) built.defaults.group_size = parse_group_size(group_size);
@@ -329,9 +331,10 @@ std::uint64_t SpecOptions::max_shard_bytes() const {
 
 const Format& SpecOptions::output_format() const {
   if (format.empty()) {
+    if (type.empty()) return mixture.empty() ? hqq_format() : *format_named("gguf");
     const BlockType* named = find_block_type(type);
-    if (named != nullptr && named->grid != FloatGrid::kNone) return *format_named("compressed-tensors");
-    return type.empty() && mixture.empty() ? hqq_format() : *format_named("gguf");
+    if (named == nullptr) return *format_named("hdf5");
+    return *format_named(named->grid == FloatGrid::kNone ? "gguf" : "compressed-tensors");
   }
   const Format* found = format_named(format);
   HALFQUAD_REQUIRE(found != nullptr, kUsage, fmt::format("--format: there is no format {}", quoted(format)));

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 
+#include <boost/algorithm/string/case_conv.hpp>
 #include <boost/algorithm/string/predicate.hpp>
 #include <fmt/format.h>
 
+#include "kernels/level_grid.h"
 #include "runtime/check.h"
 #include "sharding/rules.h"
 
@@ -77,10 +79,28 @@ const BlockType* block_type_of(const QuantSpec& spec) noexcept {
   return found == kTypes.end() ? nullptr : found;
 }
 
-const std::string& block_type_names() {
+bool apply_type(std::string_view name, SpecOverride& spec) {
+  if (const BlockType* type = find_block_type(name); type != nullptr) {
+    type->apply_to(spec);
+    return true;
+  }
+  const auto grid = float_grid_from_name(boost::algorithm::to_lower_copy(std::string(name)));
+  if (!grid || level_count(*grid) == 0) return false;
+  spec.width = level_width(*grid);
+  spec.zeros = kSymmetric;
+  spec.super_blocks = false;
+  spec.grid = *grid;
+  spec.axis = 1;
+  spec.channel_wise = true;
+  if (!spec.group_size) spec.group_size = QuantSpec{}.group_size;
+  return true;
+}
+
+const std::string& type_names() {
   static const std::string kNames = [] {
     std::string names;
     for (const BlockType& type : kTypes) names += fmt::format("{}{}", names.empty() ? "one of " : " ", type.name());
+    for (const FloatGrid grid : kLevelGrids) names += fmt::format(" {}", name_of(grid));
     return names;
   }();
   return kNames;

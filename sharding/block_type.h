@@ -33,7 +33,11 @@ struct BlockType {
 [[nodiscard]] const BlockType* find_block_type(std::string_view name) noexcept;
 /// The type that layers of this spec are stored in; null when there is none.
 [[nodiscard]] const BlockType* block_type_of(const QuantSpec& spec) noexcept;
-/// "one of Q4_0, Q4_1, ..."
-[[nodiscard]] const std::string& block_type_names();
+
+/// Sets what a type stands for: one of the above, or a grid with levels, which leaves the group size if it is set.
+/// False for a name, in any case, that is none.
+[[nodiscard]] bool apply_type(std::string_view name, SpecOverride& spec);
+/// "one of Q4_0 Q4_1 ... nf4 learned4 learned3"
+[[nodiscard]] const std::string& type_names();
 
 }  // namespace halfquad

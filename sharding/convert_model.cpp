@@ -96,7 +96,7 @@ class LayerConverter {
 
   [[nodiscard]] std::string why_changed(const QuantSpec& spec) const {
     if (!is_given(spec)) return why_solved_again(spec);
-    if (spec.grid != FloatGrid::kNone) return "";
+    if (spec.grid != FloatGrid::kNone && (!spec.has_levels() || holds(stored_, layer_.stored))) return "";
     const bool was_offset = !layer_.tiles.whole_rows() ? false : layer_.packer->form(layer_.spec).second == kOffset;
     if (spec.zeros != ZeroKind::kFloat && layer_.spec.zeros == ZeroKind::kFloat) {
       return fmt::format("{} has no fractional zeros here", to_.name());
@@ -242,6 +242,7 @@ class ModelConverter {
     decision.given = layer.is_given(decision.spec);
     if (decision.given) {
       decision.tensor_scale = layer_of(index).tensor_scale;
+      if (decision.spec.learns_levels()) decision.levels = layer_of(index).levels;
       LayerView view = plain.view;
       view.coded_group = group_elems(decision.spec, plain.tensor.shape[0], plain.tensor.shape[1]);
       plain.tensor.decoder = layer_decoder(output_.checkpoint(), layer_of(index), view);

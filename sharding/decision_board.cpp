@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "kernels/float_grid.h"
 #include "runtime/check.h"
@@ -11,31 +13,34 @@
 namespace halfquad {
 namespace {
 
-// Most digits of a column's sums are zero: a mask says which are there.
-void write_columns(ColumnMoments& columns, WireWriter& out) {
-  constexpr auto kDigits = static_cast<std::size_t>(ColumnMoments::kDigits);
-  static_assert(kDigits <= 32);
-  const std::vector<std::uint64_t> digits = columns.digits();
-  for (std::size_t first = 0; first < digits.size(); first += kDigits) {
+constexpr auto kColumnDigits = static_cast<std::size_t>(ColumnMoments::kDigits);
+
+// Most of the `each` digits of an exact sum are zero: a mask says which are there.
+void write_digits(std::span<const std::uint64_t> digits, std::size_t each, WireWriter& out) {
+  for (std::size_t first = 0; first < digits.size(); first += each) {
     std::uint32_t mask = 0;
-    for (std::size_t i = 0; i < kDigits; ++i) mask |= digits[first + i] != 0 ? 1U << i : 0U;
+    for (std::size_t i = 0; i < each; ++i) mask |= digits[first + i] != 0 ? 1U << i : 0U;
     out.put(mask);
-    for (std::size_t i = 0; i < kDigits; ++i) {
+    for (std::size_t i = 0; i < each; ++i) {
       if (digits[first + i] != 0) out.put(digits[first + i]);
     }
   }
 }
 
-ColumnMoments read_columns(std::int64_t cols, WireReader& in) {
-  std::vector<std::uint64_t> digits(static_cast<std::size_t>(cols * ColumnMoments::kDigits));
-  for (std::size_t first = 0; first < digits.size(); first += static_cast<std::size_t>(ColumnMoments::kDigits)) {
+std::vector<std::uint64_t> read_digits(std::size_t count, std::size_t each, WireReader& in) {
+  std::vector<std::uint64_t> digits(count * each);
+  for (std::size_t first = 0; first < digits.size(); first += each) {
     const auto mask = in.get<std::uint32_t>();
-    for (std::size_t i = 0; i < static_cast<std::size_t>(ColumnMoments::kDigits); ++i) {
+    for (std::size_t i = 0; i < each; ++i) {
       if ((mask >> i & 1U) != 0) in.get(digits[first + i]);
     }
   }
-  ColumnMoments columns(cols);
-  columns.assign(digits);
+  return digits;
+}
+
+ColumnMoments read_columns(std::size_t cols, WireReader& in) {
+  ColumnMoments columns(static_cast<std::int64_t>(cols));
+  columns.assign(read_digits(cols, kColumnDigits, in));
   return columns;
 }
 
@@ -51,6 +56,11 @@ void FirstPasses::add(FirstPasses other) {
   } else if (other.columns) {
     columns = std::move(other.columns);
   }
+  if (levels && other.levels) {
+    levels->add(*other.levels);
+  } else if (other.levels) {
+    levels = std::move(other.levels);
+  }
 }
 
 void FirstPasses::write(WireWriter& out) {
@@ -62,7 +72,9 @@ void FirstPasses::write(WireWriter& out) {
   out.put(range.hi);
   out.put(range.nonfinite);
   out.put(columns ? columns->cols() : std::int64_t{0});
-  if (columns) write_columns(*columns, out);
+  if (columns) write_digits(columns->digits(), kColumnDigits, out);
+  out.put(levels.has_value());
+  if (levels) write_digits(levels->digits(), LevelHistogram::kDigits, out);
 }
 
 FirstPasses FirstPasses::read(WireReader& in) {
@@ -74,8 +86,11 @@ FirstPasses FirstPasses::read(WireReader& in) {
   in.get(passes.range.lo);
   in.get(passes.range.hi);
   in.get(passes.range.nonfinite);
-  const auto cols = static_cast<std::int64_t>(in.count(sizeof(std::uint32_t)));
+  const std::size_t cols = in.count(sizeof(std::uint32_t));
   if (cols > 0) passes.columns = read_columns(cols, in);
+  if (in.get<bool>()) {
+    passes.levels = LevelHistogram::from_digits(read_digits(LevelHistogram::kBins, LevelHistogram::kDigits, in));
+  }
   return passes;
 }
 
@@ -125,6 +140,11 @@ float tensor_scale_of(const WeightRange& range) noexcept {
 TensorDecision decide(const QuantizedTensor& tensor, FirstPasses& all, float tensor_scale) {
   TensorDecision decision;
   if (tensor.wants_tensor_scale()) decision.tensor_scale = tensor_scale;
+  if (tensor.wants_levels()) {
+    HALFQUAD_REQUIRE(all.levels.has_value(), kInternal,
+                     "layer " + tensor.module + ": nothing is known of how its weights lie");
+    decision.levels = all.levels->fit(level_count(tensor.spec.grid));
+  }
   if (!tensor.spec.channel_wise) {
     decision.grid = start_grid(all.range, tensor.spec.width, tensor.spec.round_zero);
     return decision;
@@ -136,7 +156,7 @@ TensorDecision decide(const QuantizedTensor& tensor, FirstPasses& all, float ten
         column_importance(*all.columns, tensor.rows, {.power = tensor.spec.importance_power}));
     return decision;
   }
-  if (tensor.wants_tensor_scale()) return decision;
+  if (tensor.wants_whole()) return decision;
   EarlyStop stop;
   for (const ExactSum& sum : all.step_abs) {
     ++decision.steps;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/column_importance.h"
+#include "kernels/level_grid.h"
 #include "kernels/solver.h"
 #include "sharding/item_record.h"
 #include "sharding/output_layout.h"
@@ -20,6 +21,7 @@ struct FirstPasses {
   std::vector<ExactSum> step_abs;        ///< One per step (hqq), or none.
   WeightRange range;                     ///< Per tensor, or where it has a tensor scale.
   std::optional<ColumnMoments> columns;  ///< Where columns are weighed.
+  std::optional<LevelHistogram> levels;  ///< Where levels are fitted.
 
   void add(FirstPasses other);
   void write(WireWriter& out);

@@ -13,6 +13,7 @@
 #include "kernels/decode.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
+#include "sharding/code_values.h"
 #include "sharding/formats/hqq_keys.h"
 #include "sharding/stored_tile.h"
 
@@ -63,7 +64,8 @@ class TileDecoder {
       for (std::int64_t i = 0; i < count; ++i) {
         const std::uint8_t* const codes = tile.codes + (first + i) * line;
         if (rows) {
-          decode_row(codes, line, tile.scale[first + i], tile.zero[first + i], values + i * line);
+          decode_row({codes, static_cast<std::size_t>(line)}, CodeValues(tile.levels), tile.scale[first + i],
+                     tile.zero[first + i], values + i * line);
         } else {
           decode_column_line(codes, line, tile.scale, tile.zero, values + i * line);
         }
@@ -74,8 +76,8 @@ class TileDecoder {
   }
 
  private:
-  static void decode_row(const std::uint8_t* codes, std::int64_t count, float scale, float zero, float* out) {
-    for (std::int64_t k = 0; k < count; ++k) out[k] = (static_cast<float>(codes[k]) - zero) * scale;
+  static void decode_row(std::span<const std::uint8_t> codes, CodeValues value, float scale, float zero, float* out) {
+    for (const std::uint8_t code : codes) *out++ = (value(code) - zero) * scale;
   }
 
   static void decode_column_line(const std::uint8_t* codes, std::int64_t count, const float* scale, const float* zero,

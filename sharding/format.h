@@ -44,6 +44,7 @@ struct LayerTensors {
   TensorShape codes;
   std::optional<TensorShape> scale, zero;
   std::optional<TensorShape> tensor_scale;  ///< One F32, where all scales are over it.
+  std::optional<TensorShape> levels;        ///< F32, where they are the tensor's own.
   std::vector<Constant> constants;          ///< Known without reading any weight.
 };
 

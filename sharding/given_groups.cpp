@@ -4,13 +4,16 @@
 #include <cmath>
 #include <cstring>
 
+#include "sharding/code_values.h"
 #include "sharding/coded_elements.h"
 
 namespace halfquad {
 
 float symmetric_zero(CodeWidth width) noexcept { return static_cast<float>((qmax(width) + 1) / 2); }
 
-void GivenGroups::assign(const GroupBlock& block, std::int64_t group_stride, std::int64_t element_stride) {
+void GivenGroups::assign(const GroupBlock& block, std::int64_t group_stride, std::int64_t element_stride,
+                         const float* levels) {
+  const CodeValues value(levels);
   groups_ = block.groups;
   group_elems_ = block.group_elems;
   group_stride_ = group_stride;
@@ -36,7 +39,7 @@ void GivenGroups::assign(const GroupBlock& block, std::int64_t group_stride, std
     bool group_finite = std::isfinite(s) && std::isfinite(z);
     for (std::int64_t k = 0; k < group_elems_; ++k) {
       const std::uint8_t code = element(group, k).code;
-      const float weight = (static_cast<float>(code) - z) * s;
+      const float weight = (value(code) - z) * s;
       codes[place(group, k)] = code;
       weights[place(group, k)] = weight;
       group_finite = group_finite && std::isfinite(weight);

@@ -16,12 +16,14 @@ namespace halfquad {
 /// Groups that are quantized already, taken out of coded elements.
 struct GivenGroups {
   std::vector<std::uint8_t> codes;  ///< Laid out as the strides say that assign() was given.
-  std::vector<float> weights;       ///< (q - z)·s, laid out alike.
+  std::vector<float> weights;       ///< (q - z)·s, or level·s, laid out alike.
   std::vector<float> scale, zero;   ///< One for each group.
   bool finite = true;               ///< All of the above.
 
-  /// `block`: of coded elements. Element k of group g goes to g * group_stride + k * element_stride.
-  void assign(const GroupBlock& block, std::int64_t group_stride, std::int64_t element_stride);
+  /// `block`: of coded elements. Element k of group g goes to g * group_stride + k * element_stride. `levels`: what
+  /// codes stand for, where they are numbers of levels.
+  void assign(const GroupBlock& block, std::int64_t group_stride, std::int64_t element_stride,
+              const float* levels = nullptr);
 
   /// The weights as a block with the same strides.
   [[nodiscard]] GroupBlock block() const noexcept;

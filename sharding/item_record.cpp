@@ -11,6 +11,10 @@ void TensorDecision::write(WireWriter& out) const {
   out.put(grid.scale);
   out.put(grid.zero);
   out.put(tensor_scale);
+  out.put(levels.has_value());
+  for (const float level : levels.value_or(Levels{})) {
+    if (levels) out.put(level);
+  }
   out.put(static_cast<std::uint64_t>(importance ? importance->size() : 0));
   if (importance) {
     for (const float h : *importance) out.put(h);
@@ -25,6 +29,9 @@ TensorDecision TensorDecision::read(WireReader& in) {
   in.get(decision.grid.scale);
   in.get(decision.grid.zero);
   in.get(decision.tensor_scale);
+  if (in.get<bool>()) {
+    for (float& level : decision.levels.emplace()) in.get(level);
+  }
   std::vector<float> importance(in.count(sizeof(float)));
   for (float& h : importance) in.get(h);
   if (!importance.empty()) decision.importance = std::make_shared<const std::vector<float>>(std::move(importance));

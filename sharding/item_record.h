@@ -3,9 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "kernels/level_grid.h"
 #include "kernels/solver.h"
 #include "sharding/wire.h"
 
@@ -15,8 +17,9 @@ namespace halfquad {
 struct TensorDecision {
   int steps = 0;  ///< Steps whose zeros count (0 for rtn and per tensor).
   bool stopped_early = false;
-  FixedGrid grid;          ///< Per-tensor quantization.
-  float tensor_scale = 1;  ///< Where the tensor has one.
+  FixedGrid grid;                     ///< Per-tensor quantization.
+  float tensor_scale = 1;             ///< Where the tensor has one.
+  std::optional<Levels> levels = {};  ///< Where it has some of its own.
   /// One h for each column, where columns are weighed. Of a rank's records of a tensor only the first has it.
   std::shared_ptr<const std::vector<float>> importance = {};
 

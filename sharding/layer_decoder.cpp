@@ -11,6 +11,7 @@
 #include "kernels/pack.h"
 #include "runtime/check.h"
 #include "runtime/checked.h"
+#include "sharding/code_values.h"
 #include "sharding/coded_elements.h"
 #include "sharding/open_checkpoint.h"
 #include "sharding/stored_grid.h"
@@ -52,7 +53,8 @@ class LayerFiles {
 /// Where a read puts its elements.
 class ElementWriter {
  public:
-  ElementWriter(std::int64_t coded_group, std::byte* out) : coded_group_(coded_group), out_(out) {}
+  ElementWriter(std::int64_t coded_group, const float* levels, std::byte* out)
+      : coded_group_(coded_group), value_(levels), out_(out) {}
 
   /// Consecutive elements of one group; the first is number `place` of its row of groups.
   void put(const std::uint8_t* codes, std::int64_t count, float scale, float zero, std::int64_t place) {
@@ -77,7 +79,7 @@ class ElementWriter {
 
  private:
   void put_weight(std::uint8_t code, float scale, float zero) {
-    const float weight = (static_cast<float>(code) - zero) * scale;
+    const float weight = (value_(code) - zero) * scale;
     std::memcpy(out_, &weight, sizeof weight);
     out_ += sizeof weight;
   }
@@ -88,6 +90,7 @@ class ElementWriter {
   }
 
   std::int64_t coded_group_;
+  CodeValues value_;
   std::byte* out_;
 };
 
@@ -101,7 +104,7 @@ class LayerDecoder : public TensorDecoder {
     const auto end = static_cast<std::int64_t>((range.offset + range.bytes) / sizeof(float));
     HALFQUAD_REQUIRE(range.offset % sizeof(float) == 0 && range.bytes % sizeof(float) == 0, kInternal,
                      "a part of an element is wanted");
-    ElementWriter writer(view_.coded_group, out);
+    ElementWriter writer(view_.coded_group, layer_.values(), out);
     const Source source{files, scratch};
     read_elements(source, {begin, end}, writer);
   }

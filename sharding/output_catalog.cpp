@@ -77,6 +77,8 @@ void OutputCatalog::add_layer(const Format& format, std::size_t source, const So
   layer.zero = add_part(OutputTensor::Kind::kZero, tensors.zero, layer.tiles.zero_blocks(stored_bytes));
   constexpr std::uint64_t kBytes = sizeof(float);
   layer.tensor_scale = add_part(OutputTensor::Kind::kTensorScale, tensors.tensor_scale, {kBytes, kBytes, kBytes});
+  const std::uint64_t level_bytes = kBytes * static_cast<std::uint64_t>(level_count(spec.grid));
+  layer.levels = add_part(OutputTensor::Kind::kLevels, tensors.levels, {level_bytes, level_bytes, level_bytes});
   for (LayerTensors::Constant& constant : tensors.constants) {
     add_constant(std::move(constant.tensor), std::move(constant.bytes));
   }

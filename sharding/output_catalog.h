@@ -11,6 +11,7 @@
 
 #include "io/checkpoint.h"
 #include "io/safetensors_header.h"
+#include "kernels/level_grid.h"
 #include "sharding/conversion.h"
 #include "sharding/format.h"
 #include "sharding/rules.h"
@@ -20,7 +21,7 @@ namespace halfquad {
 
 /// What one tensor of the output file holds.
 struct OutputTensor {
-  enum class Kind : std::uint8_t { kCopy, kConvert, kConstant, kCodes, kScale, kZero, kTensorScale };
+  enum class Kind : std::uint8_t { kCopy, kConvert, kConstant, kCodes, kScale, kZero, kTensorScale, kLevels };
   Kind kind = Kind::kCopy;
   /// kCopy: index into Checkpoint::tensors(), of the tensor where the bytes begin. They are those of the file, even
   /// where it is decoded for other uses.
@@ -42,12 +43,13 @@ struct QuantizedTensor {
   std::int64_t rows = 0, cols = 0;
   TileGeometry tiles;
   /// Indices into OutputLayout::entries(). kNoEntry where the format has none.
-  std::size_t codes = 0, scale = kNoEntry, zero = kNoEntry, tensor_scale = kNoEntry;
-  const RowPacker* packer = nullptr;  ///< Null: hqq's own layout.
-  RowOrder order = {};                ///< Of its rows in the output.
-  bool unmeasured = false;            ///< Decision::unmeasured
-  bool given = false;                 ///< Its source holds coded elements (coded_elements.h).
-  float given_tensor_scale = 1;       ///< Where it is given and has one.
+  std::size_t codes = 0, scale = kNoEntry, zero = kNoEntry, tensor_scale = kNoEntry, levels = kNoEntry;
+  const RowPacker* packer = nullptr;        ///< Null: hqq's own layout.
+  RowOrder order = {};                      ///< Of its rows in the output.
+  bool unmeasured = false;                  ///< Decision::unmeasured
+  bool given = false;                       ///< Its source holds coded elements (coded_elements.h).
+  float given_tensor_scale = 1;             ///< Where it is given and has one.
+  std::optional<Levels> given_levels = {};  ///< Where it is given and has some of its own.
   /// The layers, itself among them, that engines merge and that so have one tensor scale: indices into
   /// OutputLayout::quantized(). Empty where it is alone.
   std::vector<std::size_t> scale_with = {};
@@ -69,6 +71,12 @@ struct QuantizedTensor {
   }
   /// Whether a tensor scale has to be found for it.
   [[nodiscard]] bool wants_tensor_scale() const noexcept { return spec.has_tensor_scale() && !given; }
+  /// Whether levels have to be found for it.
+  [[nodiscard]] bool wants_levels() const noexcept { return spec.learns_levels() && !given; }
+  /// Whether nothing can be solved before all of it was seen.
+  [[nodiscard]] bool wants_whole() const noexcept {
+    return weighs_columns() || wants_tensor_scale() || wants_levels() || !spec.channel_wise;
+  }
 };
 
 /// The tensors of an output before their place in the files is known.

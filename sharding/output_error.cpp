@@ -13,6 +13,7 @@
 #include "runtime/check.h"
 #include "runtime/parallel.h"
 #include "runtime/text.h"
+#include "sharding/code_values.h"
 #include "sharding/stored_tile.h"
 #include "sharding/weight_blocks.h"
 
@@ -62,7 +63,8 @@ void subtract_stored(const StoredTile& tile, std::int64_t first, std::span<const
     if (rows) {
       const float scale = tile.scale[(first + done) / line];
       const float zero = tile.zero[(first + done) / line];
-      for (std::int64_t i = 0; i < run; ++i) to[i] = from[i] - (static_cast<float>(codes[i]) - zero) * scale;
+      const CodeValues value(tile.levels);
+      for (std::int64_t i = 0; i < run; ++i) to[i] = from[i] - (value(codes[i]) - zero) * scale;
     } else {
       const float* const scale = tile.scale + place;
       const float* const zero = tile.zero + place;

@@ -90,7 +90,7 @@ OutputLayout::OutputLayout(const Checkpoint& checkpoint, std::span<const Decisio
   }
   quantized_ = std::move(catalog.quantized_);
   for (QuantizedTensor& tensor : quantized_) {
-    for (std::size_t* part : {&tensor.codes, &tensor.scale, &tensor.zero, &tensor.tensor_scale}) {
+    for (std::size_t* part : {&tensor.codes, &tensor.scale, &tensor.zero, &tensor.tensor_scale, &tensor.levels}) {
       if (*part != QuantizedTensor::kNoEntry) *part = place[*part];
     }
   }
@@ -100,17 +100,19 @@ OutputLayout::OutputLayout(const Checkpoint& checkpoint, std::span<const Decisio
 }
 
 void OutputLayout::take_given(std::span<const Decision> decisions) {
-  std::map<std::size_t, float> given;  // tensor scales by source
+  std::map<std::size_t, const Decision*> given;  // by source
   std::set<std::size_t> unmeasured;
   for (const Decision& decision : decisions) {
     if (decision.unmeasured) unmeasured.insert(decision.source);
-    if (decision.given) given.emplace(decision.source, decision.tensor_scale);
+    if (decision.given) given.emplace(decision.source, &decision);
   }
   for (QuantizedTensor& tensor : quantized_) {
     const auto found = given.find(tensor.source);
     tensor.given = found != given.end();
     tensor.unmeasured = unmeasured.contains(tensor.source);
-    if (tensor.given) tensor.given_tensor_scale = found->second;
+    if (!tensor.given) continue;
+    tensor.given_tensor_scale = found->second->tensor_scale;
+    tensor.given_levels = found->second->levels;
   }
 }
 

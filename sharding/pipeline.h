@@ -107,6 +107,7 @@ class Pipeline {
   void solve_on_device(DeviceLane& device, std::span<Pass> passes);
   void solve_on_host(TileSolver& solver, Pass& pass);
   void look_over(TileSolver& solver, Pass& pass);
+  static void add_levels(TileSolver& solver, Pass& pass);
   [[nodiscard]] bool nothing_to_solve(const Pass& pass) const;
   void end_pass(Pass pass, double seconds);
   void clear_nonfinite(Unit& unit, const QuantizedTensor& tensor);

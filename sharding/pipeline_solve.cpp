@@ -3,10 +3,13 @@
 #include <limits>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
+#include "kernels/column_importance.h"
 #include "kernels/decode.h"
+#include "kernels/level_grid.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
 #include "sharding/device_tiles.h"
@@ -93,7 +96,12 @@ Pipeline::Pass Pipeline::begin_pass(Unit unit) {
   unit.strips.resize(static_cast<std::size_t>(TileSolver::strip_count(tensor, item.index)));
   Pass pass;
   pass.job = {&tensor, item.index, in_.layout.stored(), tensor.spec.iters};
-  if (tensor.given) pass.job.tensor_scale = unit.record.decision.tensor_scale = tensor.given_tensor_scale;
+  pass.job.levels = fixed_levels(tensor.spec.grid);
+  if (tensor.given) {
+    pass.job.tensor_scale = unit.record.decision.tensor_scale = tensor.given_tensor_scale;
+    unit.record.decision.levels = tensor.given_levels;
+    if (tensor.given_levels) pass.job.levels = &*tensor.given_levels;
+  }
   if (tensor.takes_importance()) {
     pass.importance = in_.options.importance->weights_of(tensor.source, tensor.spec.importance_power);
     pass.job.importance = pass.importance->data();
@@ -101,8 +109,9 @@ Pipeline::Pass Pipeline::begin_pass(Unit unit) {
   if (unit.phase == Unit::Phase::kFirst) {
     pass.found.tensor = item.tensor;
     pass.found.tiles = 1;
-    pass.solve = tensor.spec.channel_wise && !tensor.weighs_columns() && !tensor.wants_tensor_scale();
+    pass.solve = !tensor.wants_whole();
     if (tensor.weighs_columns()) pass.found.columns.emplace(tensor.cols);
+    if (tensor.wants_levels()) pass.found.levels.emplace();
     if (tensor.optimizes()) {
       pass.job.record = RecordErrors::kYes;
       pass.found.step_abs.resize(static_cast<std::size_t>(tensor.spec.iters));
@@ -114,6 +123,7 @@ Pipeline::Pass Pipeline::begin_pass(Unit unit) {
     if (!tensor.spec.channel_wise) pass.job.grid = &decision.grid;
     if (tensor.weighs_columns()) pass.job.importance = decision.importance->data();
     pass.job.tensor_scale = decision.tensor_scale;
+    if (decision.levels) pass.job.levels = &*decision.levels;
     if (unit.phase == Unit::Phase::kFinish && tensor.optimizes()) pass.redo_after = decision.steps;
   }
   pass.unit = std::move(unit);
@@ -197,7 +207,7 @@ void Pipeline::solve_on_host(TileSolver& solver, Pass& pass) {
 void Pipeline::look_over(TileSolver& solver, Pass& pass) {
   const QuantizedTensor& tensor = *pass.job.tensor;
   const TileSource& source = pass.unit.buffer.source();
-  if (tensor.wants_tensor_scale() || !tensor.spec.channel_wise) {
+  if (tensor.wants_tensor_scale() || tensor.wants_levels() || !tensor.spec.channel_wise) {
     pass.found.range = solver.range(tensor, pass.job.tile, source);
     if (pass.found.range.nonfinite) {
       clear_nonfinite(pass.unit, tensor);
@@ -205,6 +215,21 @@ void Pipeline::look_over(TileSolver& solver, Pass& pass) {
     }
   }
   if (pass.found.columns) TileSolver::add_columns(tensor, pass.job.tile, source, *pass.found.columns);
+  if (pass.found.levels) add_levels(solver, pass);
+}
+
+// The columns count as their weights in this tile say: what all of them say is known only later. Tiles are the same for
+// every division of the work.
+void Pipeline::add_levels(TileSolver& solver, Pass& pass) {
+  const QuantizedTensor& tensor = *pass.job.tensor;
+  TileSolver::Job job = pass.job;
+  std::vector<float> importance;
+  if (pass.found.columns) {
+    const std::int64_t rows = tensor.tiles.end_row(job.tile) - tensor.tiles.first_row(job.tile);
+    importance = column_importance(*pass.found.columns, rows, {.power = tensor.spec.importance_power});
+    job.importance = importance.data();
+  }
+  solver.add_levels(job, pass.unit.buffer.source(), *pass.found.levels);
 }
 
 // Off to the writers, or held until the tensor is decided.
@@ -284,7 +309,8 @@ void Pipeline::first_pass_done(Unit unit, FirstPasses passes) {
   changed_.notify_all();
   if (told.tiles == 0) return;
   const QuantizedTensor& whole = in_.layout.quantized()[tensor];
-  if (whole.weighs_columns() && whole.scale_with.empty() && told.tiles == whole.tiles.tile_count()) {
+  const bool much = whole.weighs_columns() || whole.wants_levels();
+  if (much && whole.scale_with.empty() && told.tiles == whole.tiles.tile_count()) {
     // Nobody else has a part in it, and much would be sent.
     decided(tensor, decide(whole, told, tensor_scale_of(told.range)));
   } else {

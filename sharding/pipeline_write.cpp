@@ -6,6 +6,7 @@
 
 #include "io/block_digest.h"
 #include "kernels/decode.h"
+#include "kernels/level_grid.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
 #include "sharding/pipeline.h"
@@ -112,6 +113,10 @@ void Pipeline::write_tile(Unit& unit) {
   // What there is once for a tensor goes with its first tile.
   if (tensor.tensor_scale != QuantizedTensor::kNoEntry && item.index == 0) {
     pieces.push_back({tensor.tensor_scale, 0, std::as_bytes(std::span(&unit.record.decision.tensor_scale, 1))});
+  }
+  if (tensor.levels != QuantizedTensor::kNoEntry && item.index == 0) {
+    const auto count = static_cast<std::size_t>(level_count(tensor.spec.grid));
+    pieces.push_back({tensor.levels, 0, std::as_bytes(std::span(*unit.record.decision.levels).first(count))});
   }
   if (tensor.spec.channel_wise || item.index != 0) {
     put(unit.record, pieces);

@@ -45,13 +45,6 @@ std::optional<int> to_int_in(std::string_view text, int lo, int hi) {
   return static_cast<int>(*value);
 }
 
-/// False for a name that is no type of blocks.
-bool set_block_type(SpecOverride& spec, std::string_view name) {
-  const BlockType* type = find_block_type(name);
-  if (type != nullptr) type->apply_to(spec);
-  return type != nullptr;
-}
-
 /// Stores `parsed` and says whether there was something to store.
 template <class T>
 bool store(std::optional<T>& into, std::optional<T> parsed) {
@@ -69,7 +62,7 @@ std::optional<std::string_view> set_key(SpecOverride& spec, std::string_view key
     spec.zeros = ZeroKind::kFloat;
     return verdict(store(spec.width, code_width_from_name(value)), "one of 8 6 5 4 3 2 1.58 1");
   }
-  if (key == "type") return verdict(set_block_type(spec, value), block_type_names());
+  if (key == "type") return verdict(apply_type(value, spec), type_names());
   if (key == "group-size") {
     return verdict(store(spec.group_size, to_group_size(value)), "a positive number, or 'row' or 0 for whole rows");
   }

@@ -209,7 +209,7 @@ class Decider {
   /// Halves the group size until it fits. False, with the spec as it was, when none does.
   bool takes_smaller_groups(const SourceTensor& tensor, Decision& decision) const {
     QuantSpec smaller = decision.spec;
-    if (smaller.grid != FloatGrid::kNone) return false;
+    if (smaller.grid != FloatGrid::kNone && !smaller.has_levels()) return false;
     while (smaller.group_size > 8 && smaller.group_size % 2 == 0) {
       smaller.group_size /= 2;
       if (format_.why_not(smaller, tensor.shape[0], tensor.shape[1])) continue;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "io/checkpoint.h"
+#include "kernels/level_grid.h"
 #include "kernels/quant_spec.h"
 
 namespace halfquad {
@@ -85,8 +86,9 @@ struct Decision {
   std::string why;  ///< For kSkipped the pattern, for kShape the sentence.
   /// Importance::kFile: the file says nothing of the layer, whose own weights tell instead.
   bool unmeasured = false;
-  bool given = false;      ///< Quantized already: the tensor holds coded elements (coded_elements.h).
-  float tensor_scale = 1;  ///< Of a given tensor that has one.
+  bool given = false;                 ///< Quantized already: the tensor holds coded elements (coded_elements.h).
+  float tensor_scale = 1;             ///< Of a given tensor that has one.
+  std::optional<Levels> levels = {};  ///< Of a given tensor that has some of its own.
 
   [[nodiscard]] bool quantize() const noexcept { return keep == KeepReason::kNone; }
 };

@@ -3,11 +3,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "io/checkpoint.h"
 #include "io/file_system.h"
+#include "kernels/level_grid.h"
 #include "kernels/quant_spec.h"
 #include "runtime/buffer_pool.h"
 #include "sharding/row_packer.h"
@@ -29,7 +31,10 @@ struct StoredLayer {
   const RowPacker* packer = nullptr;      ///< Null: hqq's own layout.
   std::vector<std::size_t> tensors = {};  ///< All that belong to it.
   float tensor_scale = 1;                 ///< Where all scales are over one of the tensor's.
+  std::optional<Levels> levels = {};      ///< Where codes are numbers of levels.
 
+  /// What codes stand for, by code; null: for themselves.
+  [[nodiscard]] const float* values() const noexcept { return levels ? levels->data() : nullptr; }
   [[nodiscard]] RowShape shape() const { return {spec, rows, cols, stored, tensor_scale}; }
 };
 

@@ -160,6 +160,7 @@ StoredTile StoredTileReader::load_rows(const StoredLayer& layer, std::int64_t ti
   out.codes = codes;
   out.scale = grid_.scale.data();
   out.zero = grid_.zero.data();
+  out.levels = layer.values();
   return out;
 }
 

@@ -52,7 +52,9 @@ struct StoredTile {
   const std::uint8_t* codes = nullptr;
   const float* scale = nullptr;
   const float* zero = nullptr;
+  const float* levels = nullptr;  ///< The layer's, where codes are numbers of levels.
 
+  [[nodiscard]] GivenCodes given() const noexcept { return {codes, scale, zero, levels}; }
   [[nodiscard]] std::int64_t elements() const noexcept { return groups * group_elems; }
 };
 

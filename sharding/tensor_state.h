@@ -31,10 +31,11 @@ struct Unit {
 
 /// What one pipeline knows of a quantized tensor while its tiles are in flight. Guarded by the pipeline's mutex.
 ///
-/// Four kinds of tensor cannot be written tile by tile, since something is known only when the last tile was seen:
+/// Five kinds of tensor cannot be written tile by tile, since something is known only when the last tile was seen:
 /// hqq's early stop (a step at which the tensor's mean error no longer falls), per-tensor quantization (the range),
-/// scales over one of the tensor's (the range, of several tensors where they share it), and solvers that weigh columns
-/// (what all of a column's weights are like). Their tiles are held after the first pass while memory lasts; deciding
+/// scales over one of the tensor's (the range, of several tensors where they share it), levels that are fitted to the
+/// tensor (how its weights are distributed), and solvers that weigh columns (what all of a column's weights are like).
+/// Their tiles are held after the first pass while memory lasts; deciding
 /// the tensor then costs only the strips whose zeros still moved after the stop step. A tile that is given up for
 /// memory is written ahead, as if all steps counted, and is read again only if the stop step changes it; the other
 /// kinds have nothing to write yet.
@@ -62,7 +63,7 @@ struct TensorState {
 
   /// Whether tiles wait for a decision.
   [[nodiscard]] static bool waits(const QuantizedTensor& tensor) noexcept {
-    return tensor.optimizes() || tensor.weighs_columns() || tensor.wants_tensor_scale() || !tensor.spec.channel_wise;
+    return tensor.optimizes() || tensor.wants_whole();
   }
 };
 

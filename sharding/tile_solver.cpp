@@ -243,8 +243,9 @@ bool TileSolver::search_super_blocks(const Job& job, std::int64_t begin, std::in
 // Whole rows on a floating-point grid, whose codes and scales are searched together.
 bool TileSolver::search_floats(const Job& job, const GroupBlock& block, SolveStats& stats) {
   const QuantizedTensor& tensor = *job.tensor;
+  const QuantSpec& spec = tensor.spec;
   grid_.scale.resize(static_cast<std::size_t>(block.groups));
-  grid_.second.assign(grid_.scale.size(), static_cast<float>(kFloatCodeZero));
+  grid_.second.assign(grid_.scale.size(), spec.has_levels() ? 0.0F : static_cast<float>(kFloatCodeZero));
   if (tensor.given) {
     take_floats(job, block, stats);
     return true;
@@ -253,33 +254,50 @@ bool TileSolver::search_floats(const Job& job, const GroupBlock& block, SolveSta
   if (find_nonfinite(block.data, block.dtype, count)) return false;
   weights_.resize(static_cast<std::size_t>(count));
   decode_to_f32(block.data, block.dtype, count, weights_.data());
-  float_searcher().run({.grid = tensor.spec.grid,
+  float_searcher().run({.grid = spec.grid,
                         .tensor_scale = job.tensor_scale,
                         .weights = weights_.data(),
                         .groups = block.groups,
                         .importance = job.importance,
-                        .cols = tensor.cols},
-                       tensor.spec.solver == SolverKind::kRtn ? ScaleSearch::kLargest : ScaleSearch::kBest,
+                        .cols = tensor.cols,
+                        .of_levels = {.levels = job.levels,
+                                      .group_elems = block.group_elems,
+                                      .stored = job.stored,
+                                      .starts = spec.starts,
+                                      .rounds = spec.rounds}},
+                       spec.solver == SolverKind::kRtn ? ScaleSearch::kLargest : ScaleSearch::kBest,
                        {codes_.data(), grid_.scale.data()});
-  const GroupBlock weights{reinterpret_cast<const std::byte*>(weights_.data()),
-                           DType::kF32,
-                           block.groups,
-                           block.group_elems,
-                           block.group_elems,
-                           1,
-                           block.importance};
-  solver_->measure(weights, codes_.data(), grid_.scale.data(), grid_.second.data(), stats.final_error);
+  require_finite_scales(job);
+  GroupBlock weights = block;
+  weights.data = reinterpret_cast<const std::byte*>(weights_.data());
+  weights.dtype = DType::kF32;
+  solver_->measure(weights, found_codes(job), stats.final_error);
   return true;
+}
+
+void TileSolver::require_finite_scales(const Job& job) const {
+  if (std::ranges::all_of(grid_.scale, [](float scale) { return std::isfinite(scale); })) return;
+  throw_unstorable(job, "scale");
+}
+
+GivenCodes TileSolver::found_codes(const Job& job) const noexcept {
+  return {codes_.data(), grid_.scale.data(), grid_.second.data(), job.levels == nullptr ? nullptr : job.levels->data()};
 }
 
 // Groups that come with codes and scales of the same grid.
 void TileSolver::take_floats(const Job& job, const GroupBlock& block, SolveStats& stats) {
-  given_.assign(block, block.group_elems, 1);
+  given_.assign(block, block.group_elems, 1, found_codes(job).levels);
   HALFQUAD_REQUIRE(given_.finite, kBadInput,
                    fmt::format("layer {}: its scales make a NaN or an infinity", quoted(job.tensor->module)));
   codes_ = given_.codes;
   grid_.scale = given_.scale;
-  solver_->measure(given_.block(), codes_.data(), grid_.scale.data(), grid_.second.data(), stats.final_error);
+  if (job.tensor->spec.has_levels()) {
+    for (float& scale : grid_.scale) {
+      if (scale != 0) scale = std::copysign(stored_level_scale(job.stored, std::abs(scale)), scale);
+    }
+    require_finite_scales(job);
+  }
+  solver_->measure(given_.block(), found_codes(job), stats.final_error);
 }
 
 // Codes on the grids that were found, once these are as the format stores them.
@@ -337,7 +355,7 @@ void TileSolver::solve_given(const Job& job, const GroupBlock& block, const Solv
   for (std::size_t group = 0; group < scale_.size(); ++group) {
     if (is_same(group)) given_.copy_codes(static_cast<std::int64_t>(group), target.codes);
   }
-  solver_->measure(given_.block(), target.codes, grid_.scale.data(), grid_.zero.data(), stats.final_error);
+  solver_->measure(given_.block(), {target.codes, grid_.scale.data(), grid_.zero.data()}, stats.final_error);
   scale_ = grid_.scale;
   zero_ = grid_.second;
 }
@@ -417,6 +435,20 @@ void TileSolver::add_columns(const QuantizedTensor& tensor, std::int64_t tile, c
         tiles.slab_rows(static_cast<int>(slab), tiles.tile_begin(tile), tiles.tile_end(tile));
     columns.add(source.slabs[slab], source.dtype, groups.begin * elems % tensor.cols,
                 (groups.end - groups.begin) * elems);
+  }
+}
+
+void TileSolver::add_levels(const Job& job, const TileSource& source, LevelHistogram& levels) {
+  const QuantizedTensor& tensor = *job.tensor;
+  const std::int64_t elems = tensor.tiles.grouped().cols;
+  const auto cols = static_cast<std::size_t>(tensor.cols);
+  const std::span<const float> importance(job.importance, job.importance == nullptr ? 0 : cols);
+  for (std::int64_t strip = 0; strip < strip_count(tensor, job.tile); ++strip) {
+    const Range range = strip_range(tensor.tiles, job.tile, strip);
+    const std::int64_t count = range.size() * elems;
+    weights_.resize(static_cast<std::size_t>(count));
+    decode_to_f32(source.slabs[0] + range.begin * elems * bytes_of(source.dtype), source.dtype, count, weights_.data());
+    levels.add(weights_, elems, importance);
   }
 }
 

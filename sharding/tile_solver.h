@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/column_importance.h"
+#include "kernels/level_grid.h"
 #include "kernels/solver.h"
 #include "sharding/given_groups.h"
 #include "sharding/output_layout.h"
@@ -53,6 +54,7 @@ class TileSolver {
     const FixedGrid* grid = nullptr;    ///< Per-tensor quantization: encode on this grid instead of solving.
     const float* importance = nullptr;  ///< Where columns are weighed: one for each.
     float tensor_scale = 1;             ///< Where the tensor has one.
+    const Levels* levels = nullptr;     ///< Where codes are numbers of levels.
   };
 
   /// Solves strip number `strip` into its place in `output`. Adds to `step_abs` when job.record says so.
@@ -75,6 +77,9 @@ class TileSolver {
   static void add_columns(const QuantizedTensor& tensor, std::int64_t tile, const TileSource& source,
                           ColumnMoments& columns);
 
+  /// Adds the weights of a tile, which are finite, to the histogram that levels follow from. @pre Whole rows.
+  void add_levels(const Job& job, const TileSource& source, LevelHistogram& levels);
+
   /// Range of all weights of a tile.
   [[nodiscard]] WeightRange range(const QuantizedTensor& tensor, std::int64_t tile, const TileSource& source);
 
@@ -89,6 +94,8 @@ class TileSolver {
                                          const TileOutput& output, SolveStats& stats);
   [[nodiscard]] bool search_floats(const Job& job, const GroupBlock& block, SolveStats& stats);
   void take_floats(const Job& job, const GroupBlock& block, SolveStats& stats);
+  void require_finite_scales(const Job& job) const;
+  [[nodiscard]] GivenCodes found_codes(const Job& job) const noexcept;
   [[nodiscard]] bool encode_stored(const Job& job, const GroupBlock& block, const SolveTarget& target,
                                    SolveStats& stats);
   void refit_zeros(const Job& job, const GroupBlock& block);

@@ -433,7 +433,7 @@ void Verifier::measure_tile(const MeasuredTile& item, Solver& solver, std::span<
                            .group_elems = tile.group_elems,
                            .group_stride = tile.group_stride,
                            .element_stride = tile.element_stride};
-    solver.measure(block, tile.codes, tile.scale, tile.zero, error);
+    solver.measure(block, tile.given(), error);
   }
   progress_.weights_done += static_cast<std::uint64_t>(tile.elements());
 

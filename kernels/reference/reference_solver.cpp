@@ -173,17 +173,18 @@ class ReferenceSolver final : public Solver {
     return all;
   }
 
-  void measure(const GroupBlock& block, const std::uint8_t* codes, const float* scale, const float* zero,
-               ErrorSums& sums) override {
+  void measure(const GroupBlock& block, const GivenCodes& given, ErrorSums& sums) override {
     for (std::int64_t g = 0; g < block.groups; ++g) {
       load(block, g);
       for (std::size_t k = 0; k < w_.size(); ++k) {
-        q_[k] = codes[g * block.group_stride + static_cast<std::int64_t>(k) * block.element_stride];
+        const auto at = g * block.group_stride + static_cast<std::int64_t>(k) * block.element_stride;
+        const std::uint8_t code = given.codes[at];
+        q_[k] = given.levels == nullptr ? code : given.levels[code];
       }
-      add_errors(order_of(block), scale[g], zero[g], sums);
+      add_errors(order_of(block), given.scale[g], given.zero[g], sums);
       if (block.importance.h == nullptr) continue;
       load_importance(block, g);
-      add_weighted_errors(scale[g], zero[g], sums);
+      add_weighted_errors(given.scale[g], given.zero[g], sums);
     }
   }
 

@@ -15,13 +15,20 @@
 #include <hwy/foreach_target.h>                           // must come before the per-target code
 
 #include "kernels/simd/float_grid-inl.h"
+#include "kernels/simd/level_grid-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace halfquad {
 namespace HWY_NAMESPACE {
 
 void SearchFloatGrid(const FloatGroups& groups, ScaleSearch search, const FloatCodes& out) {
-  FloatSearch(groups, search).Run(out);
+  if (groups.of_levels.levels == nullptr) {
+    FloatSearch<ByteScales>(groups, search).Run(out);
+  } else if (level_count(groups.grid) <= 8) {
+    FloatSearch<LevelScales<8>>(groups, search).Run(out);
+  } else {
+    FloatSearch<LevelScales<16>>(groups, search).Run(out);
+  }
 }
 
 }  // namespace HWY_NAMESPACE

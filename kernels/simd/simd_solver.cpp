@@ -193,23 +193,26 @@ class SimdSolver final : public Solver {
     return all;
   }
 
-  void measure(const GroupBlock& block, const std::uint8_t* codes, const float* scale, const float* zero,
-               ErrorSums& sums) override {
+  void measure(const GroupBlock& block, const GivenCodes& given, ErrorSums& sums) override {
     scratch_.reserve(static_cast<size_t>(block.group_elems), kErrorSlots);
     ExactLanes exact(scratch_, kErrorSlots);
     GroupBlock code_block = block;
-    code_block.data = reinterpret_cast<const std::byte*>(codes);
+    code_block.data = reinterpret_cast<const std::byte*>(given.codes);
     code_block.dtype = DType::kU8;
     SolveStats stats;
+    const size_t elems = static_cast<size_t>(block.group_elems);
     const size_t groups = static_cast<size_t>(block.groups);
     const simd::WeightLanes& lanes = scratch_.weights[0];
     LoadedImportance importance(block, scratch_, lanes.clamped);
     for (size_t first = 0; first < groups; first += kLanes) {
       const size_t count = groups - first < kLanes ? groups - first : kLanes;
       LoadLanes(code_block, first, count, scratch_, lanes.ws);
+      if (given.levels != nullptr) {
+        for (size_t i = 0; i < elems * kLanes; ++i) lanes.ws[i] = given.levels[static_cast<size_t>(lanes.ws[i])];
+      }
       LoadLanes(block, first, count, scratch_, lanes.w);
-      const GivenErrors errors{lanes.w, lanes.ws, FirstLanes(scale + first, count), FirstLanes(zero + first, count)};
-      const size_t elems = static_cast<size_t>(block.group_elems);
+      const GivenErrors errors{lanes.w, lanes.ws, FirstLanes(given.scale + first, count),
+                               FirstLanes(given.zero + first, count)};
       record_errors(SumGroup(OrderOf(block), elems, errors), count, 0, exact, stats.final_error);
       if (block.importance.h != nullptr) {
         importance.Load(first, count);

@@ -1,6 +1,9 @@
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstring>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +14,7 @@
 #include "io/hdf5_image.h"
 #include "io/hdf5_reader.h"
 #include "io/json.h"
+#include "kernels/level_grid.h"
 #include "kernels/row_pack.h"
 #include "runtime/check.h"
 #include "runtime/text.h"
@@ -31,7 +35,8 @@ constexpr std::array kWidths = {CodeWidth::k1, CodeWidth::k1_58, CodeWidth::k2, 
 constexpr std::array<std::int64_t, 0> kAnyGroup = {};
 constexpr char kFileName[] = "model.h5";
 
-/// Codes in a bit stream for each row, filled up to a byte; scale and zero beside them.
+/// Codes in a bit stream for each row, filled up to a byte; scale and zero beside them. Grids with levels have no
+/// zeros.
 class BitRows final : public RowPacker {
  public:
   [[nodiscard]] GridForm form(const QuantSpec& /*spec*/) const noexcept override { return {}; }
@@ -39,7 +44,8 @@ class BitRows final : public RowPacker {
   [[nodiscard]] RowCuts cuts(const RowShape& shape) const noexcept override {
     const RowCut grid = grid_cut(/*transposed=*/false, shape);
     const std::int64_t row_bytes = hdf5_row_bytes(shape.cols, whole_bits(shape.spec.width));
-    return {RowCut::by_rows(shape.rows, static_cast<std::uint64_t>(row_bytes)), grid, grid};
+    return {RowCut::by_rows(shape.rows, static_cast<std::uint64_t>(row_bytes)), grid,
+            shape.spec.has_levels() ? RowCut{} : grid};
   }
 
   void pack(const RowShape& shape, const StoredRows& rows, const RowPlaces<std::byte>& out) const override {
@@ -50,7 +56,7 @@ class BitRows final : public RowPacker {
                 {out.codes.data + static_cast<std::size_t>(row) * row_bytes, row_bytes});
     }
     store_grid(/*transposed=*/false, shape, rows.scale, rows.rows, out.scale);
-    store_grid(/*transposed=*/false, shape, rows.second, rows.rows, out.zero);
+    if (!shape.spec.has_levels()) store_grid(/*transposed=*/false, shape, rows.second, rows.rows, out.zero);
   }
 
   void unpack(const RowShape& shape, const RowPlaces<const std::byte>& in, const LoadedRows& rows) const override {
@@ -60,7 +66,11 @@ class BitRows final : public RowPacker {
       unpack_bits(in.codes.data + row * row_bytes, shape.cols, bits, rows.codes + row * shape.cols);
     }
     load_grid(/*transposed=*/false, shape, in.scale, rows.rows, rows.scale);
-    load_grid(/*transposed=*/false, shape, in.zero, rows.rows, rows.second);
+    if (shape.spec.has_levels()) {
+      std::fill_n(rows.second, rows.rows * shape.groups_per_row(), 0.0F);
+    } else {
+      load_grid(/*transposed=*/false, shape, in.zero, rows.rows, rows.second);
+    }
   }
 };
 
@@ -74,7 +84,7 @@ Hdf5Model model_of(const FormatInputs& inputs) {
       const QuantSpec& spec = decision.spec;
       const std::int64_t group = spec.group_size == 0 ? tensor.shape[1] : spec.group_size;
       model.layers.push_back({std::string(module_of(tensor.name)), whole_bits(spec.width), group, tensor.shape[0],
-                              tensor.shape[1], std::string(name_of(spec.solver)), inputs.stored});
+                              tensor.shape[1], std::string(name_of(spec.solver)), inputs.stored, spec.grid});
     } else {
       model.tensors.push_back({tensor.name, tensor.kept_as.value_or(tensor.dtype), tensor.shape});
     }
@@ -100,7 +110,8 @@ class Hdf5Format final : public Format {
 
   [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                    std::int64_t cols) const override {
-    return why_not_rows(name(), {kWidths, kAnyGroup, /*whole_rows=*/true}, spec, rows, cols);
+    return why_not_rows(name(), {kWidths, kAnyGroup, /*whole_rows=*/true, /*super_blocks=*/false, kLevelGrids}, spec,
+                        rows, cols);
   }
 
   [[nodiscard]] const RowPacker* packer() const noexcept override { return &packer_; }
@@ -112,7 +123,17 @@ class Hdf5Format final : public Format {
     LayerTensors tensors;
     tensors.codes = {named("codes"), DType::kU8, {rows, hdf5_row_bytes(cols, whole_bits(spec.width))}};
     tensors.scale = {named("scale"), stored, {rows, shape.groups_per_row()}};
-    tensors.zero = {named("zero"), stored, {rows, shape.groups_per_row()}};
+    if (!spec.has_levels()) {
+      tensors.zero = {named("zero"), stored, {rows, shape.groups_per_row()}};
+      return tensors;
+    }
+    const TensorShape table{named("table"), DType::kF32, {level_count(spec.grid)}};
+    if (const Levels* levels = fixed_levels(spec.grid); levels != nullptr) {
+      const auto bytes = std::as_bytes(std::span(*levels).first(static_cast<std::size_t>(level_count(spec.grid))));
+      tensors.constants.push_back({table, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}});
+    } else {
+      tensors.levels = table;
+    }
     return tensors;
   }
 
@@ -166,7 +187,11 @@ class Hdf5Format final : public Format {
       const Hdf5Layer& layer = model.layers[i];
       add(layer.module + ".codes", DType::kU8, hdf5_codes_of(i));
       add(layer.module + ".scale", layer.stored, hdf5_codes_of(i) + 1);
-      add(layer.module + ".zero", layer.stored, hdf5_codes_of(i) + 2);
+      if (layer.grid == FloatGrid::kNone) {
+        add(layer.module + ".zero", layer.stored, hdf5_codes_of(i) + 2);
+      } else {
+        add(layer.module + ".table", DType::kF32, hdf5_codes_of(i) + 2);
+      }
     }
     for (std::size_t i = 0; i < model.tensors.size(); ++i) {
       add(model.tensors[i].name, model.tensors[i].dtype, hdf5_dataset_of(model, i));
@@ -180,7 +205,11 @@ class Hdf5Format final : public Format {
         Checkpoint::of_parts({{std::filesystem::path(file_path).filename().string(), file_path, read.bytes, 0}},
                              path == file_path, std::move(tensors), std::move(config)),
         {}};
-    for (const Hdf5Layer& layer : model.layers) opened.layers.push_back(stored_layer(opened.checkpoint, layer));
+    SmallTensorReader reader(fs, opened.checkpoint);
+    for (const Hdf5Layer& layer : model.layers) {
+      StoredLayer& added = opened.layers.emplace_back(stored_layer(opened.checkpoint, layer));
+      if (layer.grid != FloatGrid::kNone) added.levels = read_levels(opened.checkpoint, layer, reader);
+    }
     return opened;
   }
 
@@ -206,7 +235,31 @@ class Hdf5Format final : public Format {
     if (!width) fail_layer(checkpoint, layer.module, "codes", fmt::format("{} bits are no known width", layer.bits));
     spec.width = *width;
     spec.group_size = layer.group_size;
+    if (layer.grid != FloatGrid::kNone) {
+      spec.grid = layer.grid;
+      spec.zeros = ZeroKind::kSymmetric;
+      spec.solver = SolverKind::kAls;
+      spec.importance = Importance::kNone;  // for all that can be seen
+    }
     return stored_row_layer(*this, checkpoint, layer.module, spec, layer.rows, layer.cols, layer.stored);
+  }
+
+  [[nodiscard]] static Levels read_levels(const Checkpoint& checkpoint, const Hdf5Layer& layer,
+                                          SmallTensorReader& reader) {
+    const LayerTensorFinder finder(checkpoint, layer.module);
+    const std::string bytes = reader.read(finder.get("table"));
+    Levels levels{};
+    std::memcpy(levels.data(), bytes.data(), std::min(bytes.size(), sizeof levels));
+    const auto found = std::span(levels).first(static_cast<std::size_t>(level_count(layer.grid)));
+    if (!std::ranges::all_of(found, [](float level) { return std::isfinite(level); }) ||
+        !std::ranges::is_sorted(found)) {
+      finder.fail("table", "its entries are not finite and ascending");
+    }
+    const Levels* fixed = fixed_levels(layer.grid);
+    if (fixed != nullptr && levels != *fixed) {
+      finder.fail("table", fmt::format("it is not that of {}", name_of(layer.grid)));
+    }
+    return levels;
   }
 
   BitRows packer_;

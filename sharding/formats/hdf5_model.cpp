@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "kernels/level_grid.h"
 #include "runtime/error.h"
 #include "runtime/text.h"
 
@@ -22,7 +23,9 @@ constexpr std::string_view kPacking = "rows_lsb";
 constexpr std::string_view kLayers = "quantized/";
 constexpr std::string_view kTensors = "tensors/";
 constexpr std::string_view kFiles = "files/";
-constexpr std::array<std::string_view, 3> kParts = {"codes", "scale", "zero"};
+constexpr std::array<std::string_view, 4> kParts = {"codes", "scale", "zero", "table"};
+constexpr std::size_t kScale = 1, kZero = 2, kTable = 3;
+constexpr std::string_view kGrid = "grid";
 constexpr std::string_view kBias = "bias";
 
 [[noreturn]] void refuse(std::string_view what, const std::string& why) {
@@ -63,6 +66,11 @@ std::string defect_of(const Hdf5Layer& layer) {
     return fmt::format("groups of {} in rows of {}", layer.group_size, layer.cols);
   }
   if (!may_be_stored(layer.stored)) return fmt::format("scales of {}", name_of(layer.stored));
+  if (layer.grid == FloatGrid::kNone) return {};
+  if (level_count(layer.grid) == 0) return fmt::format("the grid {}, which has no table", name_of(layer.grid));
+  if (layer.bits != static_cast<int>(bits_of(level_width(layer.grid)))) {
+    return fmt::format("codes of {} bits for the grid {}", layer.bits, name_of(layer.grid));
+  }
   return {};
 }
 
@@ -71,14 +79,18 @@ void add_layer(const Hdf5Layer& layer, Hdf5Tree& tree) {
   if (const std::string defect = defect_of(layer); !defect.empty()) refuse(layer.module, "it has " + defect);
   const std::string path = path_of_module(layer.module);
   if (layer.group_size > std::numeric_limits<std::int32_t>::max()) refuse(layer.module, "its groups are too long");
-  tree.groups.push_back({path,
-                         {{"name", layer.module},
-                          {"bits", layer.bits},
-                          {"group_size", static_cast<std::int32_t>(layer.group_size)},
-                          {"axis", 1},
-                          {"shape", std::vector<std::int64_t>{layer.rows, layer.cols}},
-                          {"solver", layer.solver},
-                          {"packing", std::string(kPacking)}}});
+  Hdf5Group& group = tree.groups.emplace_back();
+  group.path = path;
+  group.attributes = {{"name", layer.module},
+                      {"bits", layer.bits},
+                      {"group_size", static_cast<std::int32_t>(layer.group_size)},
+                      {"axis", 1},
+                      {"shape", std::vector<std::int64_t>{layer.rows, layer.cols}},
+                      {"solver", layer.solver},
+                      {"packing", std::string(kPacking)}};
+  if (layer.grid != FloatGrid::kNone) {
+    group.attributes.push_back({std::string(kGrid), std::string(name_of(layer.grid))});
+  }
   const std::vector<std::int64_t> groups = {layer.rows, layer.cols / layer.group_size};
   std::vector<Hdf5Attribute> note;
   if (!hdf5_stores(layer.stored)) note.push_back({"dtype", std::string(name_of(layer.stored))});
@@ -89,7 +101,11 @@ void add_layer(const Hdf5Layer& layer, Hdf5Tree& tree) {
                            .attributes = {},
                            .content = {}});
   tree.datasets.push_back({path + "/scale", stored, groups, note, {}});
-  tree.datasets.push_back({path + "/zero", stored, groups, note, {}});
+  if (layer.grid == FloatGrid::kNone) {
+    tree.datasets.push_back({path + "/zero", stored, groups, note, {}});
+  } else {
+    tree.datasets.push_back({path + "/table", DType::kF32, {level_count(layer.grid)}, {}, {}});
+  }
 }
 
 /// The module that `tensor` is the bias of; empty when it is none.
@@ -144,6 +160,7 @@ class ModelReader {
   void sort_datasets();
   void note_part(std::string_view path, std::size_t dataset);
   void read_layer(const std::string& path, const Parts& parts);
+  FloatGrid grid_of(const std::string& path, const Attributes& attributes) const;
   DType stored_type(const Hdf5Dataset& scale) const;
   std::string name_of_tensor(const std::string& path) const;
   void read_tensor(std::size_t dataset);
@@ -218,23 +235,38 @@ DType ModelReader::stored_type(const Hdf5Dataset& scale) const {
   return note != nullptr && *note == name_of(DType::kBF16) ? DType::kBF16 : DType::kU16;
 }
 
+FloatGrid ModelReader::grid_of(const std::string& path, const Attributes& attributes) const {
+  if (std::ranges::count(attributes, kGrid, &Hdf5Attribute::name) == 0) return FloatGrid::kNone;
+  const auto& name = get<std::string>(path, attributes, kGrid, "a text");
+  const auto grid = float_grid_from_name(name);
+  if (!grid) refuse(path, fmt::format("has the unknown grid {}", quoted(name)));
+  return *grid;
+}
+
 void ModelReader::read_layer(const std::string& path, const Parts& parts) {
   const auto group = groups_.find(path);
   const Attributes none;
   const Attributes& attributes = group == groups_.end() ? none : group->second->attributes;
-  for (std::size_t part = 0; part < kParts.size(); ++part) {
+  const FloatGrid grid = grid_of(path, attributes);
+  const std::size_t third = grid == FloatGrid::kNone ? kZero : kTable;
+  const std::array<std::size_t, 3> wanted = {0, kScale, third};
+  for (const std::size_t part : wanted) {
     if (!parts[part]) refuse(path, fmt::format("has no dataset {}", quoted(kParts[part])));
+  }
+  if (const std::size_t other = third == kZero ? kTable : kZero; parts[other]) {
+    refuse(tree_->datasets[*parts[other]].path, "does not go with the layer's grid");
   }
   const auto number = [&](const char* key) { return get<std::int32_t>(path, attributes, key, "a whole number"); };
   Hdf5Layer layer{.module = get<std::string>(path, attributes, "name", "a text"),
                   .bits = number("bits"),
                   .group_size = number("group_size"),
-                  .solver = get<std::string>(path, attributes, "solver", "a text")};
+                  .solver = get<std::string>(path, attributes, "solver", "a text"),
+                  .grid = grid};
   const auto& shape = get<std::vector<std::int64_t>>(path, attributes, "shape", "a list of whole numbers");
   if (shape.size() != 2) refuse(path, fmt::format("has a shape of {} dimensions", shape.size()));
   layer.rows = shape[0];
   layer.cols = shape[1];
-  const Hdf5Dataset& scale = tree_->datasets[*parts[1]];
+  const Hdf5Dataset& scale = tree_->datasets[*parts[kScale]];
   layer.stored = stored_type(scale);
   if (path_of_module(layer.module) != path) refuse(path, fmt::format("is named {}", quoted(layer.module)));
   if (number("axis") != 1) refuse(path, fmt::format("has groups along axis {}; 1 is supported", number("axis")));
@@ -243,15 +275,16 @@ void ModelReader::read_layer(const std::string& path, const Parts& parts) {
   if (const std::string defect = defect_of(layer); !defect.empty()) refuse(path, "has " + defect);
   Hdf5Tree expected;
   add_layer(layer, expected);
-  for (std::size_t part = 0; part < kParts.size(); ++part) {
-    const Hdf5Dataset& is = tree_->datasets[*parts[part]];
-    const Hdf5Dataset& must = expected.datasets[part];
-    if (is.dtype != must.dtype || is.shape != must.shape || (part != 0 && stored_type(is) != layer.stored)) {
-      refuse(is.path, fmt::format("is {} [{}] instead of {} [{}]", name_of(part == 0 ? is.dtype : stored_type(is)),
-                                  fmt::join(is.shape, ", "), name_of(part == 0 ? must.dtype : layer.stored),
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const Hdf5Dataset& is = tree_->datasets[*parts[wanted[i]]];
+    const Hdf5Dataset& must = expected.datasets[i];
+    const bool is_stored = wanted[i] == kScale || wanted[i] == kZero;
+    if (is.dtype != must.dtype || is.shape != must.shape || (is_stored && stored_type(is) != layer.stored)) {
+      refuse(is.path, fmt::format("is {} [{}] instead of {} [{}]", name_of(is_stored ? stored_type(is) : is.dtype),
+                                  fmt::join(is.shape, ", "), name_of(is_stored ? layer.stored : must.dtype),
                                   fmt::join(must.shape, ", ")));
     }
-    out_.datasets.push_back(*parts[part]);
+    out_.datasets.push_back(*parts[wanted[i]]);
   }
   out_.model.layers.push_back(std::move(layer));
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "io/hdf5_tree.h"
+#include "kernels/quant_spec.h"
 #include "runtime/dtype.h"
 
 namespace halfquad {
@@ -17,8 +18,10 @@ struct Hdf5Layer {
   int bits = 4;        ///< 1 to 8 in each code; 2 for 1.58.
   std::int64_t group_size = 64;
   std::int64_t rows = 0, cols = 0;
-  std::string solver;          ///< "hqq", "rtn"; for people.
+  std::string solver;          ///< "als", "rtn", ...; for people.
   DType stored = DType::kF32;  ///< Of scale and zero: F32, F16 or BF16.
+  /// With levels: codes are numbers of entries of a table, which it has in place of zeros.
+  FloatGrid grid = FloatGrid::kNone;
   friend bool operator==(const Hdf5Layer&, const Hdf5Layer&) = default;
 };
 
@@ -47,7 +50,7 @@ struct Hdf5Model {
   friend bool operator==(const Hdf5Model&, const Hdf5Model&) = default;
 };
 
-/// Number of the dataset with the codes of layer `layer`; scale and zero come next.
+/// Number of the dataset with the codes of layer `layer`; scale and zero, or the table, come next.
 [[nodiscard]] constexpr std::size_t hdf5_codes_of(std::size_t layer) noexcept { return 3 * layer; }
 /// Number of the dataset of tensor `tensor`.
 [[nodiscard]] inline std::size_t hdf5_dataset_of(const Hdf5Model& model, std::size_t tensor) noexcept {

@@ -17,6 +17,7 @@
 #include "sharding/format.h"
 #include "sharding/formats/hqq_config.h"
 #include "sharding/formats/hqq_keys.h"
+#include "sharding/formats/row_format.h"
 #include "sharding/shape_text.h"
 #include "sharding/stored_layer.h"
 
@@ -276,6 +277,7 @@ class HqqFormat final : public Format {
 
   [[nodiscard]] std::optional<std::string> why_not(const QuantSpec& spec, std::int64_t rows,
                                                    std::int64_t cols) const override {
+    if (spec.grid != FloatGrid::kNone) return why_not_grid(name(), spec.grid);
     return halfquad::why_not(spec, rows, cols);
   }
 

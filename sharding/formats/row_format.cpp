@@ -33,6 +33,13 @@ std::size_t require(const LayerTensorFinder& finder, std::string_view module, co
 
 }  // namespace
 
+std::string why_not_grid(std::string_view format, FloatGrid grid) {
+  const std::string_view takers = grid == FloatGrid::kNvfp4   ? "compressed-tensors does"
+                                  : grid == FloatGrid::kMxfp4 ? "compressed-tensors and gguf do"
+                                                              : "hdf5 does";
+  return fmt::format("{} has no {} codes; {}", format, name_of(grid), takers);
+}
+
 std::optional<std::string> why_not_rows(std::string_view format, const RowLimits& limits, const QuantSpec& spec,
                                         std::int64_t rows, std::int64_t cols) {
   if (auto reason = why_not_grouped(spec, rows, cols)) return reason;
@@ -41,9 +48,9 @@ std::optional<std::string> why_not_rows(std::string_view format, const RowLimits
   if (spec.super_blocks && !limits.super_blocks) return fmt::format("{} has no super-blocks", format);
   if (spec.grid != FloatGrid::kNone) {
     if (std::ranges::find(limits.grids, spec.grid) == limits.grids.end()) {
-      return fmt::format("{} has no {} codes", format, name_of(spec.grid));
+      return why_not_grid(format, spec.grid);
     }
-    if (cols % spec.group_size == 0) return std::nullopt;
+    if (spec.group_size == 0 || cols % spec.group_size == 0) return std::nullopt;
     return fmt::format("groups of {} do not divide rows of {} weights", spec.group_size, cols);
   }
   if (std::ranges::find(limits.widths, spec.width) == limits.widths.end()) {
@@ -195,6 +202,7 @@ StoredLayer stored_row_layer(const Format& format, const Checkpoint& checkpoint,
   if (wanted.scale) layer.scale = require(finder, module, *wanted.scale, layer);
   if (wanted.zero) layer.zero = require(finder, module, *wanted.zero, layer);
   if (wanted.tensor_scale) static_cast<void>(require(finder, module, *wanted.tensor_scale, layer));
+  if (wanted.levels) static_cast<void>(require(finder, module, *wanted.levels, layer));
   for (const LayerTensors::Constant& constant : wanted.constants) {
     static_cast<void>(require(finder, module, constant.tensor, layer));
   }

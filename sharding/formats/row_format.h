@@ -27,6 +27,9 @@ struct RowLimits {
 [[nodiscard]] std::optional<std::string> why_not_rows(std::string_view format, const RowLimits& limits,
                                                       const QuantSpec& spec, std::int64_t rows, std::int64_t cols);
 
+/// "mlx has no nf4 codes; hdf5 does".
+[[nodiscard]] std::string why_not_grid(std::string_view format, FloatGrid grid);
+
 /// For formats without fractional zeros.
 void want_whole_zeros(QuantSpec& spec) noexcept;
 

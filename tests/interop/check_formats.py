@@ -23,6 +23,7 @@ CASES |= {f"gptq-{bits}bit": ["--bits", bits] for bits in (2, 3, 4, 8)}
 CASES |= {f"gguf-{bits}bit": ["--bits", bits] for bits in (4, 5, 8)}
 CASES |= {"gguf-mxfp4": ["--type", "mxfp4"]}
 CASES |= {f"hdf5-{bits}bit": ["--bits", bits] for bits in (3, 4)}
+CASES |= {f"hdf5-{kind}": ["--type", kind, "--group-size", "32"] for kind in ("nf4", "fp3-e2m0", "learned4", "learned3")}
 # Of the encoder only what does not need its forward pass, which most of these programs do not have.
 MINILM_CASES = ("mlx-4bit", "compressed_tensors-4bit", "compressed_tensors-8bit-symmetric", "compressed_tensors-nvfp4", "compressed_tensors-mxfp4", "torchao-4bit", "awq-4bit", "gptq-4bit", "hdf5-3bit")
 GGUF_TYPES = {"gguf-4bit": {"Q4_1"}, "gguf-5bit": {"Q5_1"}, "gguf-8bit": {"Q8_0"}, "gguf-mxfp4": {"MXFP4"}}
@@ -249,8 +250,9 @@ def read_hdf5(output):
             (rows, cols), bits = layer.attrs["shape"], layer.attrs["bits"]
             stream = np.unpackbits(layer["codes"][()], axis=1, bitorder="little")[:, : cols * bits]
             codes = (stream.reshape(rows, cols, bits) @ (1 << np.arange(bits, dtype="u1"))).astype("<f4")
-            scale, zero = (np.repeat(real(layer[part]), layer.attrs["group_size"], axis=1) for part in ("scale", "zero"))
-            weights[layer.attrs["name"]] = torch.from_numpy((codes - zero) * scale), 0.0
+            grids = {part: np.repeat(real(layer[part]), layer.attrs["group_size"], axis=1) for part in ("scale", "zero") if part in layer}
+            values = layer["table"][()][codes.astype("u1")] if "table" in layer else codes - grids["zero"]
+            weights[layer.attrs["name"]] = torch.from_numpy(values * grids["scale"]), 0.0
             if "bias" in layer:
                 others[layer.attrs["name"] + ".bias"] = stored_tensor(layer["bias"])
 

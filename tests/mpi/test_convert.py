@@ -92,6 +92,8 @@ class PairsTest(Conversions):
         ("hqq", ["--bits", "8", "--scale-dtype", "bf16"], ["hdf5"]),
         ("hqq", ["--axis", "0"], ["hqq"]),
         ("hdf5", ["--bits", "5"], ["hqq"]),
+        ("hdf5", ["--type", "learned4"], ["hdf5"]),
+        ("hdf5", ["--type", "fp3-e2m0", "--scale-dtype", "bf16"], ["hdf5"]),
         ("mlx", [], ["mlx", "gguf"]),
         ("mlx", ["--bits", "5"], ["gguf"]),
         ("mlx", ["--bits", "6", "--scale-dtype", "bf16"], ["mlx"]),
@@ -155,6 +157,17 @@ class PairsTest(Conversions):
             self.run_to_end("verify", out, "--source", hqq, *QUIET)
             # What it was converted from is what errors are against.
             self.run_to_end("verify", out, "--source", self.model, *QUIET, code=BAD_INPUT)
+
+    def test_tables_of_values_are_solved_again_where_there_are_none(self):
+        if not WITH_HDF5:
+            self.skipTest("built without HDF5")
+        tables = self.made("nf4", "hdf5", "--type", "nf4", "--scale-dtype", "f32")
+        out = self.convert(tables, "nf4-mlx", "mlx")
+        self.assertEqual({layer["why"] for layer in self.conversion(out)["changed_layers"]}, {"mlx has no nf4 codes"})
+        self.run_to_end("verify", out, "--source", tables, *QUIET)
+        halves = self.convert(tables, "nf4-f16", "hdf5", "--scale-dtype", "f16")
+        self.assertEqual({layer["why"] for layer in self.conversion(halves)["changed_layers"]}, {"scales are rounded from F32 to F16"})
+        self.run_to_end("verify", halves, "--source", tables, *QUIET)
 
     def test_another_width_or_group_is_solved_again_or_held_by_a_wider_one(self):
         three = self.made("hqq3", "hqq", "--bits", "3")

@@ -42,6 +42,8 @@ FORMATS = {  # with a group size that all have; what follows a colon tells two o
     "gguf:mxfp4": ["--type", "mxfp4"],
     "hdf5": ["--bits", "3"],
     "compressed-tensors:budget": ["--target-bpw", "3.8"],  # two widths mixed
+    "hdf5:nf4": ["--type", "nf4", "--group-size", "32"],
+    "hdf5:learned3": ["--type", "learned3", "--group-size", "32"],
 }
 
 
@@ -96,7 +98,7 @@ class Jobs(unittest.TestCase):
 
     def quantize(self, form: str, out: Path, *more, ranks: int = 0, model=None) -> list:
         launch = [OPTIONS.mpiexec, "-n", ranks] if ranks else []
-        size = [] if "--type" in FORMATS[form] else ["--group-size", "32"]  # which a type says
+        size = [] if "--type" in FORMATS[form] else ["--group-size", "32"]  # which most types say
         options = [self.root / option if option == GIVEN else option for option in FORMATS[form]]
         return [*launch, OPTIONS.halfquad, "quantize", model or self.model, out, "--format", form.partition(":")[0],
                 *size, *options, *QUIET, *more]
@@ -290,7 +292,8 @@ def main():
     OPTIONS.mpiexec, OPTIONS.kills = known.mpiexec, known.kills
     version = subprocess.run([OPTIONS.halfquad, "--version"], capture_output=True, text=True, check=True).stdout
     if not re.search(r"^HDF5 +yes", version, re.MULTILINE):
-        del FORMATS["hdf5"]
+        for form in [form for form in FORMATS if form.startswith("hdf5")]:
+            del FORMATS[form]
     unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
 
 

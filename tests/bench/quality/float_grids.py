@@ -1,5 +1,6 @@
-"""What searching the scales of floating-point codes is worth: NVFP4 and MXFP4 rounded with the largest scale, as other
-tools do it, beside the scales that halfquad finds, on Gaussian weights and on an encoder.
+"""What searching the scales of floating-point codes is worth: NVFP4, MXFP4 and tables of values rounded with the largest
+scale, as other tools do it, beside the scales that halfquad finds, on Gaussian weights and on an encoder; beside the
+tables, whole steps at equal bits (tables have no zeros: 0.25 bits less a weight in groups of 64 with F16 scales).
 
 Usage: float_grids.py HALFQUAD [--model DIR]
 
@@ -19,6 +20,10 @@ import torch
 from safetensors.torch import save_file
 
 QUIET = ["--progress", "none", "--log-level", "off"]
+KINDS = {kind: ["--type", kind] for kind in ("nvfp4", "mxfp4")}
+for width, tables in ((4, ("fp4-e2m1", "nf4", "learned4")), (3, ("fp3-e2m0", "fp3-e1m1", "learned3"))):
+    KINDS[f"{width} bit"] = ["--bits", width, "--format", "hdf5"]
+    KINDS |= {kind: ["--type", kind] for kind in tables}
 WAYS = {
     "rounded with the largest scale": ["--solver", "rtn"],
     "searched, all columns alike": ["--importance", "none"],
@@ -28,7 +33,7 @@ WAYS = {
 
 def quantize(halfquad: Path, model: Path, out: Path, options: list) -> float:
     """Returns the relative error over all layers."""
-    subprocess.run([halfquad, "quantize", model, out, *options, *QUIET], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([str(word) for word in (halfquad, "quantize", model, out, *options, *QUIET)], check=True, stdout=subprocess.DEVNULL)
     return json.loads((out / "halfquad_report.json").read_text())["totals"]["relative_error"]
 
 
@@ -43,16 +48,16 @@ def main():
         gauss = folder / "gauss"
         gauss.mkdir()
         save_file({"model.layers.0.mlp.down_proj.weight": torch.randn(1024, 4096) * 0.02}, gauss / "model.safetensors")
-        print(f"{'':6} {'':31} {'Gaussian':>9} {'encoder':>9} {'1 - cosine':>11}")
-        for kind in ("nvfp4", "mxfp4"):
+        print(f"{'':8} {'':31} {'Gaussian':>9} {'encoder':>9} {'1 - cosine':>11}")
+        for kind, asked in KINDS.items():
             for way, more in WAYS.items():
                 out = folder / f"{kind}-{len(more)}-{way[:3]}"
-                flat = quantize(halfquad, gauss, folder / f"{out.name}-gauss", ["--type", kind, *more])
-                real = quantize(halfquad, encoder.model, out, ["--type", kind, *more])
+                flat = quantize(halfquad, gauss, folder / f"{out.name}-gauss", [*asked, *more])
+                real = quantize(halfquad, encoder.model, out, [*asked, *more])
                 plain = folder / f"{out.name}-plain"
                 subprocess.run([halfquad, "dequantize", out, plain, "--dtype", "f32", *QUIET], check=True, stdout=subprocess.DEVNULL)
                 off = encoder.off(plain).mean()
-                print(f"{kind:6} {way:31} {flat:9.4f} {real:9.4f} {off:11.5f}", flush=True)
+                print(f"{kind:8} {way:31} {flat:9.4f} {real:9.4f} {off:11.5f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -435,7 +435,7 @@ TEST_P(Als, MeasuresWeightedErrorsOfCodesOnGivenGrids) {
     const ErrorSums want = encoded(*reference_).stats.final_error;
     expect_same(got.stats.final_error, want);
     ErrorSums measured;
-    solver_->measure(block, got.codes.data(), grids.scale.data(), grids.zero.data(), measured);
+    solver_->measure(block, {got.codes.data(), grids.scale.data(), grids.zero.data()}, measured);
     expect_same(measured, want);
     const std::vector<float> w = weights_of(random_block);
     long double square = 0;

@@ -101,7 +101,7 @@ TEST(GgmlKQuants, MeasureAsTheReferenceSolverDoes) {
     restored[i] = (codes[i] - zero[i / 256]) * scale[i / 256];
   }
   ErrorSums want;
-  make_reference_solver()->measure(block.block(), codes.data(), scale.data(), zero.data(), want);
+  make_reference_solver()->measure(block.block(), {codes.data(), scale.data(), zero.data()}, want);
   ErrorSums got;
 
   measure_k_quants(weights.data(), restored.data(), static_cast<std::int64_t>(weights.size()), {}, got);

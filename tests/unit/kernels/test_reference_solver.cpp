@@ -86,7 +86,7 @@ TEST(ReferenceSolver, MeasuresWhatSolveReports) {
       .data = reinterpret_cast<const std::byte*>(weights.data()), .groups = 8, .group_elems = 32, .group_stride = 32};
 
   ErrorSums sums;
-  solver->measure(block, solved.codes.data(), solved.scale.data(), solved.zero.data(), sums);
+  solver->measure(block, {solved.codes.data(), solved.scale.data(), solved.zero.data()}, sums);
 
   EXPECT_EQ(sums.abs, solved.final_error.abs);
   EXPECT_EQ(sums.square, solved.final_error.square);

@@ -272,8 +272,8 @@ TEST_P(SimdSolver, MeasuresAsTheReferenceDoes) {
     ErrorSums want;
     ErrorSums got;
 
-    reference_->measure(block.block(), codes.data(), scale.data(), zero.data(), want);
-    simd_->measure(block.block(), codes.data(), scale.data(), zero.data(), got);
+    reference_->measure(block.block(), {codes.data(), scale.data(), zero.data()}, want);
+    simd_->measure(block.block(), {codes.data(), scale.data(), zero.data()}, got);
 
     expect_same(got, want);
   }

@@ -60,6 +60,19 @@ TEST_F(SpecOptionsTest, ATypeStandsForBitsAndGroups) {
   EXPECT_EQ(built.defaults.super_blocks, true);
 }
 
+TEST_F(SpecOptionsTest, ATypeWithATableLeavesTheGroupSize) {
+  const Recipe alone = recipe({"--type", "NF4"});
+  EXPECT_EQ(alone.defaults.width, CodeWidth::k4);
+  EXPECT_EQ(alone.defaults.group_size, 64);
+  EXPECT_EQ(alone.defaults.grid, FloatGrid::kNf4);
+  const Recipe grouped =
+      recipe({"--type", "learned3", "--group-size", "128", "--rule", "x=type:fp4-e2m1,group-size:32"});
+  EXPECT_EQ(grouped.defaults.width, CodeWidth::k3);
+  EXPECT_EQ(grouped.defaults.group_size, 128);
+  EXPECT_EQ(grouped.rules[0].spec.grid, FloatGrid::kFp4);
+  EXPECT_EQ(grouped.rules[0].spec.group_size, 32);
+}
+
 TEST_F(SpecOptionsTest, TakesEveryOption) {
   const Recipe built = recipe({"--bits",
                                "1.58",

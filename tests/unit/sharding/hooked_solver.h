@@ -34,9 +34,8 @@ class HookedSolver : public Solver {
   [[nodiscard]] WeightRange range(const std::byte* data, DType dtype, std::int64_t count) override {
     return solver_->range(data, dtype, count);
   }
-  void measure(const GroupBlock& block, const std::uint8_t* codes, const float* scale, const float* zero,
-               ErrorSums& sums) override {
-    solver_->measure(block, codes, scale, zero, sums);
+  void measure(const GroupBlock& block, const GivenCodes& given, ErrorSums& sums) override {
+    solver_->measure(block, given, sums);
   }
 
  private:

@@ -154,6 +154,7 @@ TEST(DecisionBoard, ATensorScaleThatAnEarlierRunFoundHoldsForTheOthers) {
 TEST(FirstPasses, ReadWhatTheyWrote) {
   FirstPasses passes = passes_of({5, 0.125F, 3}, 2);
   passes.range = {-2, 7, true};
+  passes.levels.emplace().add(std::vector<float>{-0.5F, 0.25F, 1, 3}, 4, {});
   WireWriter out;
   passes.write(out);
   const std::vector<std::byte> bytes = out.take();
@@ -168,6 +169,8 @@ TEST(FirstPasses, ReadWhatTheyWrote) {
   EXPECT_EQ(read.range.lo, -2);
   EXPECT_EQ(read.range.hi, 7);
   EXPECT_TRUE(read.range.nonfinite);
+  ASSERT_TRUE(read.levels);
+  EXPECT_EQ(read.levels->digits(), passes.levels->digits());
 }
 
 }  // namespace

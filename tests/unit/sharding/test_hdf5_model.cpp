@@ -101,6 +101,55 @@ TEST_P(GoldenHdf5, IsWhatItsCatalogueMakes) {
 
 INSTANTIATE_TEST_SUITE_P(Files, GoldenHdf5, ::testing::Values("expected.h5", "tiny_llama/model.h5"));
 
+Hdf5Model model_with_table() {
+  Hdf5Model model;
+  model.layers = {{.module = "a", .bits = 4, .group_size = 8, .rows = 4, .cols = 24, .solver = "als"},
+                  {.module = "b",
+                   .bits = 3,
+                   .group_size = 24,
+                   .rows = 4,
+                   .cols = 24,
+                   .solver = "als",
+                   .stored = DType::kBF16,
+                   .grid = FloatGrid::kFp3E2M0}};
+  return model;
+}
+
+TEST(Hdf5Model, HasATableInPlaceOfZeros) {
+  const Hdf5Model model = model_with_table();
+  const Hdf5Tree tree = hdf5_tree(model);
+  test::MemoryReadFile file(test::bytes_of(hdf5_image(tree)));
+
+  const Hdf5StoredModel stored = hdf5_model(read_hdf5(file, "m.h5").tree, "m.h5");
+
+  EXPECT_EQ(stored.model, model);
+  const Hdf5Dataset& table = tree.datasets[hdf5_codes_of(1) + 2];
+  EXPECT_EQ(table.path, "quantized/b/table");
+  EXPECT_EQ(table.dtype, DType::kF32);
+  EXPECT_EQ(table.shape, std::vector<std::int64_t>{7});
+}
+
+TEST(Hdf5Model, RefusesTablesThatDoNotFit) {
+  const auto expect_refusal = [](const char* reason, void (*spoil)(Hdf5Tree & tree)) {
+    Hdf5Tree tree = hdf5_tree(model_with_table());
+    spoil(tree);
+    expect_error(ErrorCode::kBadInput, {"\"m.h5\": \"/quantized/", reason},
+                 [&] { static_cast<void>(hdf5_model(tree, "m.h5")); });
+  };
+  expect_refusal("has the unknown grid \"nf5\"", [](Hdf5Tree& t) { t.groups[1].attributes.back().value = "nf5"; });
+  expect_refusal("has the grid mxfp4, which has no table",
+                 [](Hdf5Tree& t) { t.groups[1].attributes.back().value = "mxfp4"; });
+  expect_refusal("has codes of 3 bits for the grid nf4",
+                 [](Hdf5Tree& t) { t.groups[1].attributes.back().value = "nf4"; });
+  expect_refusal("has no dataset \"table\"", [](Hdf5Tree& t) { t.datasets.pop_back(); });
+  expect_refusal("/a\" has no dataset \"zero\"", [](Hdf5Tree& t) { t.datasets[2].path = "quantized/a/table"; });
+  expect_refusal("/b/zero\" does not go with", [](Hdf5Tree& t) {
+    t.datasets.push_back(t.datasets[4]);
+    t.datasets.back().path = "quantized/b/zero";
+  });
+  expect_refusal("is F32 [8] instead of F32 [7]", [](Hdf5Tree& t) { t.datasets.back().shape = {8}; });
+}
+
 struct BadModel {
   const char* name;
   void (*spoil)(Hdf5Model& model);

@@ -17,6 +17,8 @@ ItemRecord some_record() {
   record.item = 0x1'2345'6789;
   record.decision = {7, true, {.inverse_scale = 3.5F, .scale = 1 / 3.5F, .zero = -0.0F}};
   record.decision.importance = std::make_shared<const std::vector<float>>(std::vector<float>{0.25F, 100});
+  record.decision.tensor_scale = 1.5F;
+  record.decision.levels = Levels{-1, -0.25F, 0, 0.125F, 1};
   record.error.add_group(1.25F, 0.5F, 2.75F, 0.125F);
   record.zeroed = 12;
   record.seconds = 0.625;
@@ -44,6 +46,8 @@ TEST(ItemRecord, ReadsWhatItWrote) {
   EXPECT_EQ(read.decision.grid.inverse_scale, want.decision.grid.inverse_scale);
   EXPECT_EQ(read.decision.grid.scale, want.decision.grid.scale);
   EXPECT_TRUE(read.decision.grid.zero == 0 && std::signbit(read.decision.grid.zero));
+  EXPECT_EQ(read.decision.tensor_scale, 1.5F);
+  EXPECT_EQ(read.decision.levels, want.decision.levels);
   ASSERT_TRUE(read.decision.importance);
   EXPECT_EQ(*read.decision.importance, *want.decision.importance);
   EXPECT_TRUE(read.error.abs == want.error.abs && read.error.square == want.error.square);
