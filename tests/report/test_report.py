@@ -258,7 +258,7 @@ class FiguresTest(ReportTest):
     def test_summary_fits_a_terminal(self):
         text = self.run_program("report", self.quantize(self.synth(), self.root / "out"))
         self.assertLessEqual(max(map(len, text.split("\n"))), 80, text)
-        self.assertRegex(text, r"relative 0\.\d+, SQNR \d+\.\d dB")
+        self.assertRegex(text, r"relative 0\.\d+ \(weighted 0\.\d+\), SQNR \d+\.\d dB")
         self.assertNotIn("accuracy", text.lower())
 
 
