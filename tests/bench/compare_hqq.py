@@ -4,7 +4,8 @@ usage: compare_hqq.py HALFQUAD [--cores N] [--bits B ...]      needs the package
 
 Both get 4096 x 4096 bf16 weights of a Gaussian's shape, group size 64, axis 1, 20 steps, and pack the codes. The
 library's early stop is measured as it comes and then taken out, so that both really do 20 steps; halfquad is timed once
-told to skip none, and once as it runs: a group whose zero repeats ends early, with the same bytes.
+told to skip none, and once as it runs: a group whose zero repeats ends early, with the same bytes. halfquad's own
+solver, als with its defaults, is timed beside them.
 """
 
 import argparse
@@ -56,8 +57,9 @@ class Library:
         return statistics.median(times[1:]), self.steps
 
 
-def halfquad_results(halfquad, bits, cores):
-    command = [halfquad, "bench", "solve", "--bits", str(bits), "--group-size", str(GROUP_SIZE), "--threads", str(cores)]
+def halfquad_results(halfquad, bits, cores, solver):
+    command = [halfquad, "bench", "solve", "--solver", solver, "--bits", str(bits), "--group-size", str(GROUP_SIZE),
+               "--threads", str(cores)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
@@ -76,7 +78,7 @@ def compare(library, weights, bits, options):
     print(f"{bits} bit: hqq library  {rate / 1e6:10.2f} Mw/s  ({full_steps} steps, {options.cores} threads; "
           f"as published it stops after {as_is_steps}: {weights.numel() / as_is / 1e6:.2f} Mw/s)")
     best = best_as_it_runs = 0.0
-    for result in halfquad_results(options.halfquad, bits, options.cores):
+    for result in halfquad_results(options.halfquad, bits, options.cores, "hqq"):
         if result.get("bench") != "solve" or int(result["steps"]) != STEPS or int(result["threads"]) != options.cores:
             continue
         ours = float(result["mweights_per_s_no_step_skipped"]) * 1e6
@@ -87,8 +89,17 @@ def compare(library, weights, bits, options):
               f"{ours / rate:.0f} times; as it runs {as_it_runs / 1e6:.2f} Mw/s: {as_it_runs / rate:.0f} times")
     if best == 0:
         sys.exit("halfquad bench gave no result to compare with")
+    best_als = 0.0
+    for result in halfquad_results(options.halfquad, bits, options.cores, "als"):
+        if result.get("bench") != "solve" or int(result["threads"]) != options.cores:
+            continue
+        ours = float(result["mweights_per_s"]) * 1e6
+        best_als = max(best_als, ours / rate)
+        print(f"       halfquad als {ours / 1e6:10.2f} Mw/s  ({result['starts']} starts of {result['rounds']}, {options.cores} "
+              f"threads, {result['isa']}): {ours / rate:.0f} times")
     print(f"halfquad-bench-1, bench, compare_hqq, bits, {bits}, group_size, {GROUP_SIZE}, steps, {STEPS}, threads, "
-          f"{options.cores}, hqq_mweights_per_s, {rate / 1e6:.3f}, ratio_no_step_skipped, {best:.1f}, ratio_as_it_runs, {best_as_it_runs:.1f}")
+          f"{options.cores}, hqq_mweights_per_s, {rate / 1e6:.3f}, ratio_no_step_skipped, {best:.1f}, ratio_as_it_runs, {best_as_it_runs:.1f}, "
+          f"ratio_als, {best_als:.1f}")
 
 
 def main():
