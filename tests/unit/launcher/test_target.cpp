@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "cli_fixture.h"
+#include "tests/support/test_checkpoint.h"
 
 namespace halfquad {
 namespace {
@@ -95,6 +96,20 @@ TEST_F(Target, IsWhatPlanShows) {
 
   EXPECT_THAT(run({"plan", path("m"), "--target-size", "4MB"}).out,
               AllOf(HasSubstr("target"), HasSubstr("m-hqq-4MB"), HasSubstr("torchao")));
+}
+
+TEST_F(Target, LeavesNoLayerOutToBeSmaller) {
+  const std::string odd = path("odd.safetensors");
+  const std::vector<float> weights(64 * 256, 0.5F);
+  test::put_safetensors(odd, {test::f32_tensor("model.layers.0.mlp.down_proj.weight", {64, 256}, weights),
+                              test::f32_tensor("model.layers.0.mlp.up_proj.weight", {64, 192},
+                                               {weights.begin(), weights.begin() + 64 * 192})});
+
+  const Outcome outcome = run({"plan", odd, "--target-bpw", "4.3", "--format", "mlx"});
+
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("--target-bpw 4.3: "), Not(HasSubstr("bit, groups of 128"))))
+      << "192 columns have no such groups: 4 bit ones would leave half of the model as it is";
 }
 
 TEST_F(Target, RulesGoOverItAndAreCounted) {
