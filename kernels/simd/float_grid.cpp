@@ -36,6 +36,8 @@ void SearchFloatGrid(const FloatGroups& groups, ScaleSearch search, const FloatC
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "kernels/simd/chosen_target.h"
+
 namespace halfquad {
 namespace {
 
@@ -57,13 +59,7 @@ class DispatchedSearcher final : public FloatGridSearcher {
 }  // namespace
 
 std::unique_ptr<FloatGridSearcher> make_float_searcher(const std::optional<std::string>& target) {
-  for (const std::int64_t candidate : hwy::SupportedAndGeneratedTargets()) {
-    if (target && *target != hwy::TargetName(candidate)) continue;
-    hwy::ChosenTarget chosen;
-    chosen.Update(candidate);
-    return std::make_unique<DispatchedSearcher>(HWY_DISPATCH_TABLE(SearchFloatGrid)[chosen.GetIndex()]);
-  }
-  throw Error(ErrorCode::kUsage, "SIMD target '" + target.value_or("best") + "' is not available here");
+  return std::make_unique<DispatchedSearcher>(HWY_DISPATCH_TABLE(SearchFloatGrid)[simd::find_target(target).index]);
 }
 
 }  // namespace halfquad

@@ -110,6 +110,8 @@ void MultiplyOfTarget(const FusedProduct& product) { Multiply(product); }
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "kernels/simd/chosen_target.h"
+
 namespace halfquad {
 namespace {
 
@@ -118,16 +120,7 @@ HWY_EXPORT(MultiplyOfTarget);
 }  // namespace
 
 FusedMultiply fused_multiply(const std::optional<std::string>& target) {
-  for (const std::int64_t candidate : hwy::SupportedAndGeneratedTargets()) {
-    if (target && *target != hwy::TargetName(candidate)) continue;
-    hwy::ChosenTarget chosen;
-    chosen.Update(candidate);
-    return HWY_DISPATCH_TABLE(MultiplyOfTarget)[chosen.GetIndex()];
-  }
-  std::string known;
-  for (const std::string& name : simd_targets()) known += (known.empty() ? "" : ", ") + name;
-  throw Error(ErrorCode::kUsage, "SIMD target '" + target.value_or("best") +
-                                     "' is not available here; this program and CPU have: " + known);
+  return HWY_DISPATCH_TABLE(MultiplyOfTarget)[simd::find_target(target).index];
 }
 
 }  // namespace halfquad

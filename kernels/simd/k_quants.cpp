@@ -55,6 +55,8 @@ void QuantizeK(GgmlKQuant kind, const float* weights, std::int64_t count, const 
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "kernels/simd/chosen_target.h"
+
 namespace halfquad {
 namespace {
 
@@ -79,13 +81,7 @@ class DispatchedQuantizer final : public GgmlKQuantizer {
 }  // namespace
 
 std::unique_ptr<GgmlKQuantizer> make_k_quantizer(const std::optional<std::string>& target) {
-  for (const std::int64_t candidate : hwy::SupportedAndGeneratedTargets()) {
-    if (target && *target != hwy::TargetName(candidate)) continue;
-    hwy::ChosenTarget chosen;
-    chosen.Update(candidate);
-    return std::make_unique<DispatchedQuantizer>(HWY_DISPATCH_TABLE(QuantizeK)[chosen.GetIndex()]);
-  }
-  throw Error(ErrorCode::kUsage, "SIMD target '" + target.value_or("best") + "' is not available here");
+  return std::make_unique<DispatchedQuantizer>(HWY_DISPATCH_TABLE(QuantizeK)[simd::find_target(target).index]);
 }
 
 }  // namespace halfquad

@@ -422,6 +422,8 @@ Solver* NewSimdSolver(const char* name) { return new SimdSolver(name); }
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "kernels/simd/chosen_target.h"
+
 namespace halfquad {
 namespace {
 
@@ -438,17 +440,9 @@ std::vector<std::string> simd_targets() {
 }
 
 std::unique_ptr<Solver> make_simd_solver(const std::optional<std::string>& target) {
-  for (const std::int64_t candidate : hwy::SupportedAndGeneratedTargets()) {
-    if (target && *target != hwy::TargetName(candidate)) continue;
-    hwy::ChosenTarget chosen;
-    chosen.Update(candidate);
-    const auto create = HWY_DISPATCH_TABLE(NewSimdSolver)[chosen.GetIndex()];
-    return std::unique_ptr<Solver>(create((std::string("simd ") + hwy::TargetName(candidate)).c_str()));
-  }
-  std::string known;
-  for (const std::string& name : simd_targets()) known += (known.empty() ? "" : ", ") + name;
-  throw Error(ErrorCode::kUsage, "SIMD target '" + target.value_or("best") +
-                                     "' is not available here; this program and CPU have: " + known);
+  const simd::FoundTarget found = simd::find_target(target);
+  const auto create = HWY_DISPATCH_TABLE(NewSimdSolver)[found.index];
+  return std::unique_ptr<Solver>(create(("simd " + found.name).c_str()));
 }
 
 }  // namespace halfquad
