@@ -106,17 +106,9 @@ void dequantize_with(const Context& context, const Run& run) {
   OutputDirectory out(context.fs, options.directory, options.output,
                       options.overwrite ? Overwrite::kYes : Overwrite::kNo);
   Made made;
-  try {
+  fill_and_commit(out, [&] {
     made = (options.source.empty() ? fill : fill_as_source)(context, output, run, dequantize_options, out);
-    out.commit();
-  } catch (const Error& error) {
-    discard_quietly(out);
-    if (error.code() != ErrorCode::kInterrupted) throw;
-    throw Error(ErrorCode::kInterrupted, "interrupted by a signal: no output was written; run the same command again");
-  } catch (...) {
-    discard_quietly(out);
-    throw;
-  }
+  });
   context.out << fmt::format("{}: {} layers as {}, {} other tensors unchanged\n", quoted(options.directory),
                              made.layers, name_of(dequantize_options.dtype), made.others);
 }

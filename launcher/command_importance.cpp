@@ -169,26 +169,20 @@ void lead(const Context& context, const ImportanceOptions& options, RankExchange
   const auto start = std::chrono::steady_clock::now();
   OutputDirectory out(context.fs, options.out, options.model, options.overwrite ? Overwrite::kYes : Overwrite::kNo,
                       Leftover::kDiscard, OutputDirectory::SingleFile{kFileName, ""});
-  try {
-    Measurement job = prepare(context, options);
-    require_agreement(job, exchange);
-    const ModelPower power = measure(context, options, job, exchange, processes);
+  std::optional<Measurement> job;
+  ModelPower power;
+  fill_and_commit(out, [&] {
+    job.emplace(prepare(context, options));
+    require_agreement(*job, exchange);
+    power = measure(context, options, *job, exchange, processes);
     if (power.experts > 0) {
-      job.metadata["experts"] = fmt::format("{}", power.experts);
-      job.metadata["experts_with_few_tokens"] = fmt::format("{}", power.filled_experts);
+      job->metadata["experts"] = fmt::format("{}", power.experts);
+      job->metadata["experts_with_few_tokens"] = fmt::format("{}", power.filled_experts);
     }
-    write_power(context, out.path_of(kFileName), power, job.metadata);
-    out.commit();
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    context.out << summary(options, job, power, seconds);
-  } catch (const Error& error) {
-    discard_quietly(out);
-    if (error.code() != ErrorCode::kInterrupted) throw;
-    throw Error(ErrorCode::kInterrupted, "interrupted by a signal: no output was written; run the same command again");
-  } catch (...) {
-    discard_quietly(out);
-    throw;
-  }
+    write_power(context, out.path_of(kFileName), power, job->metadata);
+  });
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  context.out << summary(options, *job, power, seconds);
 }
 
 void follow(const Context& context, const ImportanceOptions& options, RankExchange& exchange, int processes) {

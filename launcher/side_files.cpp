@@ -44,6 +44,20 @@ std::size_t copy_side_files(FileSystem& fs, const Checkpoint& checkpoint, const 
   return copied;
 }
 
+void fill_and_commit(OutputDirectory& out, const std::function<void()>& fill) {
+  try {
+    fill();
+    out.commit();
+  } catch (const Error& error) {
+    discard_quietly(out);
+    if (error.code() != ErrorCode::kInterrupted) throw;
+    throw Error(ErrorCode::kInterrupted, "interrupted by a signal: no output was written; run the same command again");
+  } catch (...) {
+    discard_quietly(out);
+    throw;
+  }
+}
+
 void discard_quietly(OutputDirectory& out) noexcept {
   try {
     out.discard();

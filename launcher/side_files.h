@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 
@@ -17,5 +18,8 @@ std::size_t copy_side_files(FileSystem& fs, const Checkpoint& checkpoint, const 
 
 /// out.discard() while another error is on its way: one of its own would hide the cause.
 void discard_quietly(OutputDirectory& out) noexcept;
+
+/// fill(), then out.commit(). What throws discards the output; an interruption says that there is none.
+void fill_and_commit(OutputDirectory& out, const std::function<void()>& fill);
 
 }  // namespace halfquad
