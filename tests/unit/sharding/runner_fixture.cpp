@@ -114,6 +114,14 @@ void RunnerModel::write_and_open(const std::vector<ModelLayer>& layers, DType st
   plan_ = make_plan(*checkpoint_, *layout_);
 }
 
+std::vector<float> RunnerModel::weights_of(const QuantizedTensor& tensor) const {
+  const TestTensor& source = source_[tensor.source];
+  std::vector<float> weights(static_cast<std::size_t>(tensor.rows * tensor.cols));
+  decode_to_f32(reinterpret_cast<const std::byte*>(source.bytes.data()), source.dtype,
+                static_cast<std::int64_t>(weights.size()), weights.data());
+  return weights;
+}
+
 Ran RunnerModel::run(const RunOptions& options, FileSystem* faulty, const StopFlag* stop) const {
   FileSystem& fs = faulty != nullptr ? *faulty : *fs_;
   const StopFlag never;

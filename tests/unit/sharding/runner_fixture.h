@@ -50,6 +50,8 @@ class RunnerModel {
   [[nodiscard]] const Plan& plan() const { return plan_; }
   [[nodiscard]] FileSystem& files() const { return *fs_; }
   [[nodiscard]] const std::vector<TestTensor>& source() const { return source_; }
+  /// What a layer is quantized from, [rows * cols].
+  [[nodiscard]] std::vector<float> weights_of(const QuantizedTensor& tensor) const;
   /// The weight files in `folder`, one behind the other.
   [[nodiscard]] std::string written(const std::filesystem::path& folder) const;
   [[nodiscard]] std::filesystem::path source_path() const { return temp_.path() / "model" / "model.safetensors"; }

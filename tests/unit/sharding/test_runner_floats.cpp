@@ -12,7 +12,6 @@
 #include <gtest/gtest.h>
 
 #include "kernels/column_importance.h"
-#include "kernels/decode.h"
 #include "kernels/float_grid.h"
 #include "kernels/solver.h"
 #include "sharding/formats/float_rows.h"
@@ -54,14 +53,6 @@ const RunnerModel& model() {
   return kModel;
 }
 
-std::vector<float> weights_of(const QuantizedTensor& tensor) {
-  const test::TestTensor& source = model().source()[tensor.source];
-  std::vector<float> weights(static_cast<std::size_t>(tensor.rows * tensor.cols));
-  decode_to_f32(reinterpret_cast<const std::byte*>(source.bytes.data()), source.dtype,
-                static_cast<std::int64_t>(weights.size()), weights.data());
-  return weights;
-}
-
 float expected_tensor_scale(const QuantizedTensor& tensor) {
   if (tensor.spec.grid != FloatGrid::kNvfp4) return 1;
   float largest = 0;
@@ -69,7 +60,7 @@ float expected_tensor_scale(const QuantizedTensor& tensor) {
   for (const QuantizedTensor& other : model().layout().quantized()) {
     const bool shares = merged && other.module.starts_with("l.0.") && other.module != "l.0.o_proj";
     if (other.module != tensor.module && !shares) continue;
-    for (const float w : weights_of(other)) largest = std::max(largest, std::abs(w));
+    for (const float w : model().weights_of(other)) largest = std::max(largest, std::abs(w));
   }
   return tensor_scale_of(largest);
 }
@@ -77,7 +68,7 @@ float expected_tensor_scale(const QuantizedTensor& tensor) {
 /// The bytes of codes and scales, by the definition.
 std::pair<std::string, std::string> expected_bytes(const QuantizedTensor& tensor) {
   const test::TestTensor& source = model().source()[tensor.source];
-  const std::vector<float> weights = weights_of(tensor);
+  const std::vector<float> weights = model().weights_of(tensor);
   const std::int64_t count = tensor.rows * tensor.cols;
   ColumnMoments moments(tensor.cols);
   moments.add(reinterpret_cast<const std::byte*>(source.bytes.data()), source.dtype, 0, count);

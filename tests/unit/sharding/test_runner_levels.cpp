@@ -49,14 +49,6 @@ const RunnerModel& model() {
   return kModel;
 }
 
-std::vector<float> weights_of(const QuantizedTensor& tensor) {
-  const test::TestTensor& source = model().source()[tensor.source];
-  std::vector<float> weights(static_cast<std::size_t>(tensor.rows * tensor.cols));
-  decode_to_f32(reinterpret_cast<const std::byte*>(source.bytes.data()), source.dtype,
-                static_cast<std::int64_t>(weights.size()), weights.data());
-  return weights;
-}
-
 /// What rows [begin, end) of a layer say of its columns.
 std::vector<float> importance_of_rows(const QuantizedTensor& tensor, std::int64_t begin, std::int64_t end) {
   if (!tensor.weighs_columns()) return {};
@@ -90,7 +82,7 @@ struct Bytes {
 
 /// By the definition.
 Bytes expected_bytes(const QuantizedTensor& tensor) {
-  const std::vector<float> weights = weights_of(tensor);
+  const std::vector<float> weights = model().weights_of(tensor);
   const std::vector<float> h = importance_of_rows(tensor, 0, tensor.rows);
   const Levels levels = expected_levels(tensor, weights);
   std::vector<std::uint8_t> codes(weights.size());
