@@ -31,6 +31,7 @@
 #include "sharding/forward/forward_pass.h"
 #include "sharding/forward/rank_exchange.h"
 #include "sharding/forward/routing.h"
+#include "sharding/forward/text_tokens.h"
 #include "sharding/source_digest.h"
 #include "sharding/source_model.h"
 
@@ -44,18 +45,20 @@ constexpr char kFooter[] =
     "streamed and never loaded; OUT has the same bytes for any number of ranks and threads.\n"
     "Known are the model types llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, gemma, gemma2, gemma3 and\n"
     "phi3; others are refused.\n"
+    "With --text, sequences begin with the start token of models that have one, which counts as one of --tokens.\n"
     "\nExamples:\n"
     "  halfquad importance ./model ./importance.safetensors\n"
-    "  halfquad importance ./model ./importance.safetensors --tokens-file ./ids.txt    for those who have data\n"
-    "  mpirun -n 8 halfquad importance ./model ./importance.safetensors                by eight processes\n";
+    "  halfquad importance ./model ./importance.safetensors --text ./text.txt     for those who have data\n"
+    "  mpirun -n 8 halfquad importance ./model ./importance.safetensors           by eight processes\n";
 
 constexpr char kFileName[] = "importance.safetensors";
 constexpr std::int64_t kMostTokens = 1 << 20;
 
 struct ImportanceOptions {
   std::string model, out;
-  RandomTokens random;
-  std::string tokens_file;
+  std::optional<std::int64_t> tokens, length;
+  std::uint64_t seed = 0;
+  std::string text, tokens_file;
   bool overwrite = false;
   MachineOptions machine;
 };
@@ -68,37 +71,69 @@ struct Measurement {
   std::map<std::string, std::string> metadata;
 };
 
+/// Tokens, and what OUT's metadata says of where they come from.
+struct GivenTokens {
+  TokenBatch batch;
+  std::map<std::string, std::string> about;
+};
+
 /// The metadata of OUT, without what is known only later. Nothing in it may depend on how the work is divided.
-std::map<std::string, std::string> describe(const ImportanceOptions& options, const Checkpoint& checkpoint,
-                                            const TokenBatch& batch) {
+std::map<std::string, std::string> describe(const GivenTokens& tokens, const Checkpoint& checkpoint) {
+  const TokenBatch& batch = tokens.batch;
   std::map<std::string, std::string> about = {{"format", "pt"},
                                               {"halfquad_version", HALFQUAD_VERSION},
                                               {"model_digest", source_digest(checkpoint)},
                                               {"tokens", fmt::format("{}", batch.tokens())},
                                               {"sequences", fmt::format("{}", batch.sequences())},
                                               {"length", fmt::format("{}", batch.longest())}};
-  if (options.tokens_file.empty()) {
-    about["seed"] = fmt::format("{}", options.random.seed);
-    about["command"] = fmt::format("halfquad importance --tokens {} --length {} --seed {}", options.random.tokens,
-                                   options.random.length, options.random.seed);
-  } else {
-    const auto digest = BlockDigest::hash(std::as_bytes(std::span(batch.ids)));
-    about["command"] = "halfquad importance --tokens-file";
-    about["tokens_digest"] = fmt::format("{:016x}", digest);
-  }
+  about.merge(std::map(tokens.about));
   return about;
+}
+
+std::string digest_of(std::span<const std::byte> bytes) { return fmt::format("{:016x}", BlockDigest::hash(bytes)); }
+
+GivenTokens make_random(const ImportanceOptions& options, std::int64_t vocabulary) {
+  RandomTokens what{.seed = options.seed};
+  what.tokens = options.tokens.value_or(what.tokens);
+  what.length = options.length.value_or(what.length);
+  return {random_tokens(what, vocabulary),
+          {{"seed", fmt::format("{}", what.seed)},
+           {"command", fmt::format("halfquad importance --tokens {} --length {} --seed {}", what.tokens, what.length,
+                                   what.seed)}}};
+}
+
+GivenTokens tokenize(const Context& context, const ImportanceOptions& options, const Checkpoint& checkpoint,
+                     std::int64_t vocabulary) {
+  TextTokens what{.file = options.text};
+  what.tokens = options.tokens.value_or(what.tokens);
+  what.length = options.length.value_or(what.length);
+  const std::string json = read_tokenizer_json(context.fs, checkpoint);
+  TokenBatch batch = text_tokens(context.fs, what, Tokenizer(json), vocabulary);
+  std::map<std::string, std::string> about = {
+      {"command", fmt::format("halfquad importance --text --tokens {} --length {}", what.tokens, what.length)},
+      {"tokens_digest", digest_of(std::as_bytes(std::span(batch.ids)))},
+      {"tokenizer_digest", digest_of(std::as_bytes(std::span(json)))}};
+  return {std::move(batch), std::move(about)};
+}
+
+GivenTokens read_numbers(const Context& context, const ImportanceOptions& options, std::int64_t vocabulary) {
+  TokenBatch batch = read_tokens(context.fs, options.tokens_file, vocabulary);
+  HALFQUAD_REQUIRE(batch.tokens() <= kMostTokens, kUsage,
+                   fmt::format("{} holds {} tokens; at most {} are run at once", quoted(options.tokens_file),
+                               batch.tokens(), kMostTokens));
+  std::map<std::string, std::string> about = {{"command", "halfquad importance --tokens-file"},
+                                              {"tokens_digest", digest_of(std::as_bytes(std::span(batch.ids)))}};
+  return {std::move(batch), std::move(about)};
 }
 
 Measurement prepare(const Context& context, const ImportanceOptions& options) {
   Checkpoint checkpoint = open_source(context.fs, options.model);
   DecoderModel model = bind_decoder(checkpoint);  // points to tensors, which stay where they are when it moves
-  TokenBatch batch = options.tokens_file.empty() ? random_tokens(options.random, model.vocabulary())
-                                                 : read_tokens(context.fs, options.tokens_file, model.vocabulary());
-  HALFQUAD_REQUIRE(batch.tokens() <= kMostTokens, kUsage,
-                   fmt::format("{} holds {} tokens; at most {} are run at once", quoted(options.tokens_file),
-                               batch.tokens(), kMostTokens));
-  std::map<std::string, std::string> metadata = describe(options, checkpoint, batch);
-  return {std::move(checkpoint), std::move(model), std::move(batch), std::move(metadata)};
+  GivenTokens tokens = !options.text.empty()          ? tokenize(context, options, checkpoint, model.vocabulary())
+                       : !options.tokens_file.empty() ? read_numbers(context, options, model.vocabulary())
+                                                      : make_random(options, model.vocabulary());
+  std::map<std::string, std::string> metadata = describe(tokens, checkpoint);
+  return {std::move(checkpoint), std::move(model), std::move(tokens.batch), std::move(metadata)};
 }
 
 /// Throws kUsage on all ranks when one was told something else, or has another model.
@@ -221,21 +256,30 @@ Command add_importance(CLI::App& root, const Context& context) {
       ->required()
       ->type_name("");
   app->add_flag("--overwrite", options->overwrite, "Replace OUT once the new file is complete");
-  CLI::Option* tokens = app->add_option("--tokens", options->random.tokens, "Random tokens in all")
-                            ->capture_default_str()
+  CLI::Option* tokens = app->add_option("--tokens", options->tokens,
+                                        fmt::format("Tokens in all (default: {} random ones, {} of a text)",
+                                                    RandomTokens().tokens, TextTokens().tokens))
                             ->check(quiet(CLI::Range(std::int64_t{1}, kMostTokens)))
                             ->type_name("N");
-  CLI::Option* length = app->add_option("--length", options->random.length, "Tokens of one sequence")
-                            ->capture_default_str()
+  CLI::Option* length = app->add_option("--length", options->length,
+                                        fmt::format("Tokens of one sequence (default: {} random ones, {} of a text)",
+                                                    RandomTokens().length, TextTokens().length))
                             ->check(quiet(CLI::Range(std::int64_t{1}, kMostTokens)))
                             ->type_name("N");
   CLI::Option* seed =
-      app->add_option("--seed", options->random.seed, "Of the random tokens")->capture_default_str()->type_name("N");
+      app->add_option("--seed", options->seed, "Of the random tokens")->capture_default_str()->type_name("N");
+  CLI::Option* text =
+      app->add_option(
+             "--text", options->text,
+             "UTF-8 text to run instead of random tokens, by the model's tokenizer.json; the first tokens are taken")
+          ->excludes(seed)
+          ->type_name("FILE");
   app->add_option("--tokens-file", options->tokens_file,
                   "Token numbers to run instead, a sequence a line, as the model's tokenizer makes them from text")
       ->excludes(tokens)
       ->excludes(length)
       ->excludes(seed)
+      ->excludes(text)
       ->type_name("FILE");
   add_thread_option(*app, options->machine);
   add_memory_options(*app, options->machine);

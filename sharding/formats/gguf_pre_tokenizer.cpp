@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "sharding/formats/gguf_vocabulary.h"
+#include "sharding/tokenizer/tokenizer_json.h"
 
 namespace halfquad {
 namespace {
@@ -38,17 +39,6 @@ constexpr std::string_view kLetters = R"(\s?\p{L}+)";
 constexpr std::string_view kDigitsStep = "digits";
 constexpr std::string_view kByteStep = "bytes";
 constexpr std::string_view kOther = "?";
-
-std::string text_in(const json::object& object, std::string_view name) {
-  const json::value* value = object.if_contains({name.data(), name.size()});
-  if (value == nullptr || !value->is_string()) return {};
-  return {value->get_string().data(), value->get_string().size()};
-}
-
-bool flag_in(const json::object& object, std::string_view name, bool otherwise) {
-  const json::value* value = object.if_contains({name.data(), name.size()});
-  return value == nullptr || !value->is_bool() ? otherwise : value->get_bool();
-}
 
 /// The pattern of a step that cuts text into its matches and what lies between; kOther for other steps.
 std::string pattern_of(const json::object& step) {

@@ -11,6 +11,7 @@
 #include "runtime/check.h"
 #include "runtime/text.h"
 #include "sharding/formats/gguf_vocabulary.h"
+#include "sharding/tokenizer/tokenizer_json.h"
 
 namespace halfquad {
 namespace {
@@ -30,26 +31,15 @@ constexpr std::array kKinds = {
 };
 constexpr std::array<std::string_view, 3> kAddKinds = {"bos", "eos", "sep"};
 
-const json::value* find(const json::object& object, std::string_view name) {
-  const json::value* value = object.if_contains({name.data(), name.size()});
-  return value == nullptr || value->is_null() ? nullptr : value;
-}
-
-std::string text_in(const json::object& object, std::string_view name) {
-  const json::value* value = find(object, name);
-  if (value == nullptr || !value->is_string()) return {};
-  return {value->get_string().data(), value->get_string().size()};
-}
-
 const json::array* list_in(const json::object& object, std::string_view name) {
-  const json::value* value = find(object, name);
+  const json::value* value = find_in(object, name);
   return value == nullptr ? nullptr : value->if_array();
 }
 
 /// The special token of a step of a template; empty when the step is a text's place.
 std::string token_of(const json::value& step) {
   const json::object* fields = step.if_object();
-  const json::value* special = fields == nullptr ? nullptr : find(*fields, "SpecialToken");
+  const json::value* special = fields == nullptr ? nullptr : find_in(*fields, "SpecialToken");
   return special == nullptr || !special->is_object() ? std::string() : text_in(special->get_object(), "id");
 }
 
@@ -81,14 +71,14 @@ class SpecialTokens {
   /// tokenizer_config.json's text of a special token, which may be wrapped in an object.
   [[nodiscard]] std::string text_of_kind(std::string_view kind) const {
     const std::string name = fmt::format("{}_token", kind);
-    const json::value* value = find(json_.config, name);
+    const json::value* value = find_in(json_.config, name);
     if (value != nullptr && value->is_object()) return text_in(value->get_object(), "content");
     return text_in(json_.config, name);
   }
 
   /// What tokenizer.json puts around a text.
   void read_post_processor() {
-    const json::value* processor = find(json_.tokenizer, "post_processor");
+    const json::value* processor = find_in(json_.tokenizer, "post_processor");
     if (processor == nullptr || !processor->is_object()) return;
     if (const json::array* parts = list_in(processor->get_object(), "processors"); parts != nullptr) {
       for (const json::value& part : *parts) read_processor(part);
@@ -132,7 +122,7 @@ class SpecialTokens {
 
   void read_add_flags() {
     for (const std::string_view kind : kAddKinds) {
-      const json::value* stated = find(json_.config, fmt::format("add_{}_token", kind));
+      const json::value* stated = find_in(json_.config, fmt::format("add_{}_token", kind));
       if (stated == nullptr || !stated->is_bool()) continue;
       const auto [at, is_new] = add_.try_emplace(std::string(kind), stated->get_bool());
       if (!is_new && at->second != stated->get_bool()) {
@@ -163,7 +153,7 @@ class SpecialTokens {
     const std::string text = found == texts_.end() ? "" : found->second;
     if (const auto added = added_id(text)) return added;
     const std::string name = fmt::format("{}_token_id", kind);
-    const json::value* nested = find(config_, "text_config");
+    const json::value* nested = find_in(config_, "text_config");
     const json::object empty;
     const json::object& text_config = nested == nullptr || !nested->is_object() ? empty : nested->get_object();
     for (const json::object* object : {&config_, &text_config, &json_.generation}) {
@@ -188,7 +178,7 @@ class SpecialTokens {
   /// generation_config.json may list several ids, the model's own first.
   [[nodiscard]] static std::optional<std::int64_t> integer_in(const json::object& object, std::string_view name,
                                                               bool first_of_list) {
-    const json::value* value = find(object, name);
+    const json::value* value = find_in(object, name);
     if (value != nullptr && first_of_list && value->is_array() && !value->get_array().empty()) {
       value = &value->get_array().front();
     }
@@ -217,7 +207,7 @@ std::vector<GgufKey> template_list(const json::array& list) {
   for (const json::value& entry : list) {
     const json::object* fields = entry.if_object();
     const std::string name = fields == nullptr ? "" : plain_name(text_in(*fields, "name"));
-    if (name.empty() || find(*fields, "template") == nullptr || std::ranges::count(names, name) > 0) continue;
+    if (name.empty() || find_in(*fields, "template") == nullptr || std::ranges::count(names, name) > 0) continue;
     if (name == "default") {
       main = text_in(*fields, "template");
       continue;
@@ -238,7 +228,7 @@ GgufTokenizer gguf_special_tokens(const json::object& config, const GgufTokenize
 }
 
 std::vector<GgufKey> gguf_chat_templates(const GgufTokenizerFiles& files, const GgufTokenizerJson& json) {
-  const json::value* stated = find(json.config, "chat_template");
+  const json::value* stated = find_in(json.config, "chat_template");
   if (stated != nullptr && stated->is_array()) return template_list(stated->get_array());
   std::string text = text_in(json.config, "chat_template");
   if (text.empty() && files.chat_template_jinja) text = *files.chat_template_jinja;

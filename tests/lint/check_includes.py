@@ -22,6 +22,7 @@ FENCES = (
     ("HDF5", r"(hdf5|H5\w*)\.h(pp)?", r"io/hdf5[^/]*"),
     ("POSIX files", POSIX_HEADERS, r"io/posix_[^/]*"),
     ("std file streams", r"fstream", r"io/posix_[^/]*|runtime/.*|launcher/.*"),
+    ("Oniguruma and utf8proc", r"onig\w*\.h|utf8proc\.h", r"sharding/tokenizer/.*"),
     ("command line", r"CLI/.*", r"launcher/.*"),
 )
 # unistd.h also holds sysconf and isatty, so its file calls are found by name.

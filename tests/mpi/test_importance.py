@@ -13,6 +13,7 @@ import unittest
 from pathlib import Path
 
 MODELS = Path(__file__).parent.parent / "golden" / "forward"
+TOKENIZERS = MODELS.parent / "tokenizers"
 QUIET = ["--progress", "none", "--log-level", "off"]
 DONE, USAGE, BAD_INPUT = 0, 2, 3
 DEADLINE = 120  # seconds any one job may take
@@ -24,14 +25,20 @@ def header_of(path: Path) -> dict:
         return json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
 
 
+def vectors_of(path: Path) -> bytes:
+    """All but the header."""
+    data = path.read_bytes()
+    return data[8 + struct.unpack("<Q", data[:8])[0]:]
+
+
 class ImportanceTest(unittest.TestCase):
     def setUp(self):
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
         self.out = self.folder / "out.safetensors"
 
-    def run_job(self, ranks: int, family: str, *options, code: int = DONE) -> str:
-        """Returns what it said on standard error."""
+    def run_job(self, ranks: int, family, *options, code: int = DONE) -> str:
+        """Returns what it said on standard error. `family`: one of MODELS, or the path of another."""
         start = [MPIEXEC, "-n", str(ranks)] if ranks > 1 else []
         command = [*start, PROGRAM, "importance", str(MODELS / family), str(self.out), *QUIET, *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
@@ -60,6 +67,57 @@ class ImportanceTest(unittest.TestCase):
         self.assertEqual(header["model.layers.0.self_attn.q_proj"]["dtype"], "F32")
         self.assertEqual(len(header), 7 * config["num_hidden_layers"])
         self.assertEqual([path.name for path in self.folder.iterdir()], [self.out.name])
+
+    def model_with_tokenizer(self) -> Path:
+        model = self.folder / "model"
+        shutil.copytree(MODELS / "qwen2", model)
+        shutil.copy(TOKENIZERS / "tiny.json", model / "tokenizer.json")
+        return model
+
+    def test_text_is_its_tokens(self):
+        model, golden = self.model_with_tokenizer(), json.loads((TOKENIZERS / "ids.json").read_text())
+        text, numbers = self.folder / "text.txt", self.folder / "ids.txt"
+        text.write_text(golden["texts"][-1], newline="")
+        ids, start = golden["ids"]["tiny"][-1], 0
+        lines = [[start, *ids[i:i + 31]] for i in (0, 31, 62)] + [[start, *ids[93:96]]]  # 100 tokens in sequences of 32
+        numbers.write_text("".join(" ".join(map(str, line)) + "\n" for line in lines))
+        self.run_job(1, model, "--tokens-file", str(numbers))
+        wanted = vectors_of(self.out)
+        self.run_job(1, model, "--text", str(text), "--tokens", "100", "--length", "32", "--overwrite")
+        alone = self.out.read_bytes()
+        self.assertEqual(vectors_of(self.out), wanted)
+        self.run_job(2, model, "--text", str(text), "--tokens", "100", "--length", "32", "--threads", "1", "--overwrite")
+        self.assertEqual(self.out.read_bytes(), alone)
+        about = header_of(self.out)["__metadata__"]
+        self.assertEqual(about["command"], "halfquad importance --text --tokens 100 --length 32")
+        self.assertEqual([about[key] for key in ("tokens", "sequences", "length")], ["100", "4", "32"])
+        self.assertEqual([len(about[key]) for key in ("tokens_digest", "tokenizer_digest")], [16, 16])
+        self.assertNotIn("seed", about)
+
+    def test_ranks_with_another_text_or_tokenizer_are_refused(self):
+        models = [self.model_with_tokenizer(), self.folder / "other"]
+        shutil.copytree(models[0], models[1])
+        (models[1] / "tokenizer.json").write_text((models[1] / "tokenizer.json").read_text() + "\n")
+        texts = [self.folder / "text.txt", self.folder / "other.txt"]
+        for text in texts:
+            text.write_text("what is " * 100 + text.name)
+        texts[1].write_text("that is " * 100)
+        for job, other in (((models[0], texts[0]), (models[0], texts[1])), ((models[0], texts[0]), (models[1], texts[0]))):
+            with self.subTest(other=other):
+                parts = [["-n", "1", PROGRAM, "importance", str(model), str(self.out), *QUIET, "--text", str(text),
+                          "--length", "64"] for model, text in (job, other)]
+                done = subprocess.run([MPIEXEC, *parts[0], ":", *parts[1]], capture_output=True, text=True,
+                                      timeout=DEADLINE, check=False)
+                self.assertEqual(done.returncode, USAGE, done.stderr)
+                self.assertIn("ranks 0 and 1 do not measure the same", done.stderr)
+
+    def test_a_model_without_tokenizer_has_no_text(self):
+        text = self.folder / "text.txt"
+        text.write_text("what")
+        error = self.run_job(1, "qwen2", "--text", str(text), code=BAD_INPUT)
+        self.assertIn("tokenizer.json\" is missing", error)
+        self.run_job(1, "qwen2", "--text", str(text), "--seed", "1", code=USAGE)
+        self.run_job(1, "qwen2", "--text", str(text), "--tokens-file", str(text), code=USAGE)
 
     def test_an_output_that_exists_is_kept(self):
         self.out.write_bytes(b"mine")

@@ -28,6 +28,8 @@ class Halfquad(CMakePackage):
     depends_on("fmt")
     depends_on("spdlog")
     depends_on("xxhash")
+    depends_on("oniguruma")
+    depends_on("utf8proc")
     depends_on("mpi", when="+mpi")
     depends_on("hdf5@1.10:", when="+hdf5")
     depends_on("blas", when="+blas")
