@@ -101,7 +101,7 @@ class GptqFormat final : public Format {
     for (const auto& [key, value] : settings_of(usual)) quantization[key] = value;
     quantization["desc_act"] = false;
     quantization["sym"] = usual.zeros == ZeroKind::kSymmetric;
-    quantization["lm_head"] = false;
+    quantization["lm_head"] = quantizes_lm_head(checkpoint, decisions);
     quantization["checkpoint_format"] = "gptq_v2";
     quantization["pack_dtype"] = "int32";
     quantization["dynamic"] = std::move(dynamic);

@@ -105,13 +105,16 @@ QuantSpec most_frequent_spec(std::span<const Decision> decisions) {
   return best == counts.end() ? QuantSpec{} : best->first;
 }
 
+bool quantizes_lm_head(const Checkpoint& checkpoint, std::span<const Decision> decisions) {
+  return std::ranges::any_of(decisions, [&](const Decision& decision) {
+    const std::string_view module = module_of(checkpoint.tensors()[decision.source].name);
+    return decision.quantize() && module.find(kLmHead) != module.npos;
+  });
+}
+
 std::vector<std::string> unquantized_modules(const Checkpoint& checkpoint, std::span<const Decision> decisions) {
   // A tied lm_head is no tensor of the checkpoint but still a linear layer of the model.
-  bool list_lm_head = true;
-  for (const Decision& decision : decisions) {
-    const std::string_view module = module_of(checkpoint.tensors()[decision.source].name);
-    if (decision.quantize() && module.find(kLmHead) != module.npos) list_lm_head = false;
-  }
+  const bool list_lm_head = !quantizes_lm_head(checkpoint, decisions);
   std::set<std::string> modules;
   if (list_lm_head) modules.emplace(kLmHead);
   for (const Decision& decision : decisions) {

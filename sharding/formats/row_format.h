@@ -43,6 +43,8 @@ void want_whole_zeros(QuantSpec& spec) noexcept;
 
 /// The spec of most quantized tensors; of equals the one met first.
 [[nodiscard]] QuantSpec most_frequent_spec(std::span<const Decision> decisions);
+/// Whether the output head is among what is quantized.
+[[nodiscard]] bool quantizes_lm_head(const Checkpoint& checkpoint, std::span<const Decision> decisions);
 /// Modules of 2-D weights that stay as they are and are no embedding or norm, in order of name; lm_head too, which a
 /// tied one does not show, unless it is quantized.
 [[nodiscard]] std::vector<std::string> unquantized_modules(const Checkpoint& checkpoint,

@@ -7,6 +7,7 @@
 
 #include "header_checkpoint.h"
 #include "sharding/formats/hqq_config.h"
+#include "sharding/formats/registry.h"
 #include "sharding/output_layout.h"
 
 namespace halfquad {
@@ -93,6 +94,20 @@ TEST(HqqConfig, LeavesOutAQuantizedLmHead) {
 
   EXPECT_THAT(skip_modules(*checkpoint, R"({"group_size": 32, "rules": [{"match": "lm_head", "bits": 8}]})"),
               IsEmpty());
+}
+
+TEST(GptqConfig, SaysWhetherLmHeadIsQuantized) {
+  const HeaderCheckpoint checkpoint(llama_tensors());
+  const auto quantization_by = [&](const std::string& recipe) {
+    return gptq_format().config(*checkpoint, decide_by(*checkpoint, recipe)).at("quantization_config").as_object();
+  };
+
+  const auto usual = quantization_by(R"({"group_size": 32})");
+  const auto with_head = quantization_by(R"({"group_size": 32, "rules": [{"match": "lm_head", "bits": 8}]})");
+
+  EXPECT_EQ(usual.at("lm_head"), false);
+  EXPECT_EQ(with_head.at("lm_head"), true);
+  EXPECT_EQ(with_head.at("dynamic").at("+:^lm_head$").at("bits"), 8);
 }
 
 TEST(SkipConflicts, FindsQuantizedModulesThatASkipEntryWouldHide) {
