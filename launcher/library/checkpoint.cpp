@@ -104,6 +104,14 @@ SpecOptions spec_options(const CheckpointJob& job) {
   HALFQUAD_REQUIRE(job.steps >= 0 && job.steps <= QuantSpec::kMaxIters, kUsage,
                    fmt::format("steps is {}; choose 1 to {}, or 0 for the default", job.steps, QuantSpec::kMaxIters));
   if (job.steps > 0) spec.iters = job.steps;
+  HALFQUAD_REQUIRE(
+      job.starts >= 0 && job.starts <= QuantSpec::kMaxStarts, kUsage,
+      fmt::format("starts is {}; choose 1 to {}, or 0 for the default", job.starts, QuantSpec::kMaxStarts));
+  if (job.starts > 0) spec.starts = job.starts;
+  spec.importance = job.importance;
+  HALFQUAD_REQUIRE(!job.importance_power || (*job.importance_power >= 0 && *job.importance_power <= 2), kUsage,
+                   fmt::format("importance_power is {}; choose 0 to 2", *job.importance_power));
+  spec.importance_power = job.importance_power;
   if (job.round_zero) spec.round_zero = *job.round_zero ? "on" : "off";
   spec.per_tensor = job.per_tensor;
   spec.symmetric = job.symmetric;

@@ -43,6 +43,9 @@ struct CheckpointJob {
   std::optional<int> axis = {};                  ///< --axis
   SolveMethod method = SolveMethod::kAutomatic;  ///< --solver
   int steps = 0;                                 ///< --iters
+  int starts = 0;                                ///< --starts
+  std::string importance = {};                   ///< --importance: "weights", "none" or the path of a file.
+  std::optional<double> importance_power = {};   ///< --importance-power
   std::optional<bool> round_zero = {};           ///< --round-zero
   bool per_tensor = false;                       ///< --per-tensor
   bool symmetric = false;                        ///< --symmetric

@@ -130,6 +130,36 @@ TEST_F(Library, MakesOfAMatrixWhatAJobMakesOfTheLayer) {
   EXPECT_TRUE(stopped_early) << "no case in which a tensor is solved twice";
 }
 
+TEST_F(Library, WeighsColumnsAsTheJobSays) {
+  const std::string module = "model.layers.0.mlp.up_proj";
+  const auto codes_of = [&](CheckpointJob whole) {
+    whole.overwrite = true;
+    (void)quantize_checkpoint(whole);
+    return bytes_of_tensor(whole.out / "model.safetensors", module + ".W_q");
+  };
+  QuantizeSettings settings;
+  settings.weigh_columns = false;
+  Buffers alike(quantized_shape(kRows, kCols, settings));
+  (void)quantize({weights_.data(), FloatType::kF32, kRows, kCols}, settings, alike.out());
+  std::vector<float> measured(kCols, 1);
+  for (std::size_t column = 0; column < measured.size(); column += 7) measured[column] = 100;
+  const std::filesystem::path file = directory_.path() / "importance.safetensors";
+  put_safetensors(file, {f32_tensor(module, {kCols}, measured)});
+
+  CheckpointJob none = job(), given = job(), flat = job(), narrow = job();
+  none.importance = "none";
+  given.importance = flat.importance = file.string();
+  flat.importance_power = 0;
+  narrow.starts = 1;
+  const std::string guessed = codes_of(job()), weighed = codes_of(given);
+
+  EXPECT_TRUE(codes_of(none) == text(alike.codes));
+  EXPECT_TRUE(codes_of(flat) == text(alike.codes));
+  EXPECT_FALSE(weighed == text(alike.codes));
+  EXPECT_FALSE(weighed == guessed);
+  EXPECT_FALSE(codes_of(narrow) == guessed);
+}
+
 TEST_F(Library, TakesMatricesOfManyTilesInSteps) {
   constexpr std::int64_t kManyRows = 5000, kManyCols = 2048;  // more than two tiles
   const std::vector<float> many = random_weights(kManyRows * kManyCols);
@@ -231,6 +261,16 @@ TEST_F(Library, SaysWhatIsWrongWithAJob) {
   whole = job();
   whole.model = directory_.path() / "missing";
   expect_error(ErrorCode::kIo, {"missing"}, [&] { (void)quantize_checkpoint(whole); });
+  whole = job();
+  whole.importance = "missing.safetensors";
+  expect_error(ErrorCode::kUsage, {"\"missing.safetensors\" is neither none, weights nor a file"},
+               [&] { (void)quantize_checkpoint(whole); });
+  whole = job();
+  whole.starts = 42;
+  expect_error(ErrorCode::kUsage, {"starts is 42; choose 1 to 41"}, [&] { (void)quantize_checkpoint(whole); });
+  whole = job();
+  whole.importance_power = 3;
+  expect_error(ErrorCode::kUsage, {"importance_power is 3; choose 0 to 2"}, [&] { (void)quantize_checkpoint(whole); });
   whole = job();
   whole.out.clear();
   expect_error(ErrorCode::kUsage, {"a place for its output"}, [&] { (void)quantize_checkpoint(whole); });
