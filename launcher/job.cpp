@@ -33,8 +33,17 @@ SourceTexts read_texts(FileSystem& fs, const Checkpoint& checkpoint, const Forma
 
 namespace {
 
-void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const SpecOptions& spec,
-                    const MachineOptions& machine, const NonfiniteSearch& search, std::vector<Decision>& decisions) {
+std::vector<Decision> settled(const Checkpoint& checkpoint, const Recipe& recipe, const SpecLimits& limits,
+                              const Format& format) {
+  std::vector<Decision> decisions = decide(checkpoint, recipe, limits);
+  format.settle(checkpoint, decisions);
+  return decisions;
+}
+
+/// Of the tensors that `decisions` quantize, those that hold NaN or infinity, in order.
+std::vector<std::size_t> find_nonfinite(const Context& context, const Checkpoint& checkpoint, const SpecOptions& spec,
+                                        const MachineOptions& machine, const NonfiniteSearch& search,
+                                        std::span<const Decision> decisions) {
   std::vector<std::size_t> candidates;
   ProgressTotals totals;
   for (const Decision& decision : decisions) {
@@ -57,30 +66,36 @@ void keep_nonfinite(const Context& context, const Checkpoint& checkpoint, const 
                      .threads = machine.thread_count(search.processes),
                      .read_mode = machine.read_mode(),
                      .fingerprint = fingerprint_of(checkpoint, all, spec.nonfinite, HALFQUAD_VERSION)};
-  const std::vector<std::size_t> found =
-      search.find ? search.find(job, progress)
-                  : scan.find(job.fs, {}, job.threads, job.read_mode, progress, context.stop);
+  std::vector<std::size_t> found = search.find
+                                       ? search.find(job, progress)
+                                       : scan.find(job.fs, {}, job.threads, job.read_mode, progress, context.stop);
   meter.finish();
-
-  for (Decision& decision : decisions) {
-    if (!std::binary_search(found.begin(), found.end(), decision.source)) continue;
-    decision.keep = KeepReason::kNonfinite;
-    decision.why = "holds NaN or infinity";
-  }
   HALFQUAD_REQUIRE(found.size() < candidates.size(), kBadInput,
                    "every tensor that would be quantized holds a NaN or an infinity: the checkpoint looks broken");
+  return found;
 }
 
-/// What --nonfinite keep-original keeps was not known when the settings were chosen.
-void require_within(const ChosenSpec& chosen, const Checkpoint& checkpoint, std::span<const Decision> decisions,
-                    const OutputLayout& layout) {
-  const double bits = take_inventory(checkpoint, decisions, layout).bits_per_weight();
-  HALFQUAD_REQUIRE(
-      chosen.budget.holds(layout.data_bytes(), bits), kUsage,
-      fmt::format("{} tensors that hold NaN or infinity stay as they are, with which the output takes {} and "
-                  "{:.3f} bits per quantized weight, more than {}; ask for more, or pass --nonfinite zero",
-                  std::ranges::count(decisions, KeepReason::kNonfinite, &Decision::keep),
-                  human_bytes(layout.data_bytes()), bits, chosen.target_text()));
+/// Of what would be quantized, the tensors that stay for a NaN or infinity in them, or in what engines merge with them.
+/// With a target, whose choice may change by what stays, all that any choice might quantize is looked at.
+std::vector<Decision> nonfinite_decisions(const Context& context, const Checkpoint& checkpoint, const SpecOptions& spec,
+                                          const MachineOptions& machine, const NonfiniteSearch& search,
+                                          const Recipe& recipe) {
+  SpecLimits limits = spec.limits();
+  limits.group_fallback = limits.group_fallback || spec.has_target();
+  std::vector<Decision> decisions = settled(checkpoint, recipe, limits, spec.output_format());
+  for (const std::size_t source : find_nonfinite(context, checkpoint, spec, machine, search, decisions)) {
+    decisions[source].keep = KeepReason::kNonfinite;
+    decisions[source].why = "holds NaN or infinity";
+  }
+  spec.output_format().settle(checkpoint, decisions);
+  std::erase_if(decisions, [](const Decision& decision) { return decision.keep != KeepReason::kNonfinite; });
+  return decisions;
+}
+
+Recipe without(Recipe recipe, const Checkpoint& checkpoint, std::span<const Decision> kept) {
+  for (const Decision& decision : kept)
+    recipe.skip.push_back(fmt::format("^\\Q{}\\E$", checkpoint.tensors()[decision.source].name));
+  return recipe;
 }
 
 /// Gives layers their entries in the importance file. Null when none is named.
@@ -118,21 +133,24 @@ Job prepare_job(const Context& context, const std::filesystem::path& model, cons
   spec.add_named(recipe, checkpoint);
   SourceTexts texts = read_texts(context.fs, checkpoint, spec.output_format());
   std::optional<ChosenSpec> chosen;
-  if (spec.has_target()) {
-    const ModelOutline outline(checkpoint, recipe);
-    chosen = choose_spec(context, {checkpoint, recipe, spec.output_format(), spec.limits(), stored, texts, outline},
+  const auto choose = [&](Recipe asked) {
+    if (!spec.has_target()) return asked;
+    const ModelOutline outline(checkpoint, asked);
+    chosen = choose_spec(context, {checkpoint, asked, spec.output_format(), spec.limits(), stored, texts, outline},
                          spec, machine.thread_count(search.processes));
-    recipe = recipe_with(chosen->sized.choice, std::move(recipe), spec.output_format(), checkpoint, outline.classes());
-  }
-  std::vector<Decision> decisions = decide(checkpoint, recipe, spec.limits());
-  spec.output_format().settle(checkpoint, decisions);
+    return recipe_with(chosen->sized.choice, std::move(asked), spec.output_format(), checkpoint, outline.classes());
+  };
+  Recipe settings = choose(recipe);
+  std::vector<Decision> nonfinite;
   if (spec.nonfinite == "keep-original") {
-    keep_nonfinite(context, checkpoint, spec, machine, search, decisions);
-    spec.output_format().settle(checkpoint, decisions);  // what is merged with a tensor that is kept now
+    nonfinite = nonfinite_decisions(context, checkpoint, spec, machine, search, settings);
+    if (chosen && !nonfinite.empty()) settings = choose(without(recipe, checkpoint, nonfinite));
   }
+  std::vector<Decision> decisions = settled(checkpoint, settings, spec.limits(), spec.output_format());
+  for (const Decision& decision : nonfinite) decisions[decision.source] = decision;
+  if (!nonfinite.empty()) spec.output_format().settle(checkpoint, decisions);
   std::shared_ptr<const GivenImportance> importance = take_importance(context, checkpoint, spec, decisions);
   OutputLayout layout(checkpoint, decisions, stored, max_shard_bytes, spec.output_format(), texts);
-  if (chosen) require_within(*chosen, checkpoint, decisions, layout);
   Plan plan = make_plan(checkpoint, layout);
   return {.checkpoint = std::move(checkpoint),
           .decisions = std::move(decisions),

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "cli_fixture.h"
+#include "io/checkpoint.h"
 #include "tests/support/test_checkpoint.h"
 
 namespace halfquad {
@@ -38,6 +39,17 @@ class Target : public test::CliTest {
     const Outcome outcome = fail(more);
     EXPECT_EQ(outcome.code, 2);
     EXPECT_THAT(outcome.err, HasSubstr(part));
+  }
+  /// Makes the first weight of a tensor a NaN, in BF16.
+  void put_nan(const std::string& tensor) const {
+    const Checkpoint model(*files_, path("m"));
+    std::uint64_t offset = 0;
+    for (const SourceTensor& found : model.tensors()) {
+      if (found.name == tensor) offset = found.offset;
+    }
+    ASSERT_GT(offset, 0U);
+    std::fstream file(path("m/model.safetensors"), std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(static_cast<std::streamoff>(offset)).write("\xc0\x7f", 2);
   }
   std::string bytes_of(const std::string& name) const {
     std::ifstream file(path(name), std::ios::binary);
@@ -134,6 +146,30 @@ TEST_F(Target, EmbeddingsTakeTheirBitsOfIt) {
   EXPECT_EQ(config.at("lm_head").at("bits").to_number<int>(), 6);
   quantize("plain.gguf", {"--bits", "4", "--embeddings", "8"});
   EXPECT_THAT(run({"inspect", path("plain.gguf")}).out, HasSubstr("8 bit"));
+}
+
+TEST_F(Target, CountsWhatIsKeptForItsNaN) {
+  put_nan("model.layers.7.self_attn.q_proj.weight");
+  for (const std::string format : {"hqq", "compressed-tensors"}) {  // of which the second wants k and v to go along
+    const std::string skipped =
+        format == "hqq" ? R"(layers\.7\.self_attn\.q_proj)" : R"(layers\.7\.self_attn\.[qkv]_proj)";
+    const std::vector<std::string> target = {"--target-size", "4200kB", "--format", format};
+    const auto with = [&](std::vector<std::string> more) {
+      more.insert(more.begin(), target.begin(), target.end());
+      return more;
+    };
+    quantize("kept-" + format, with({"--nonfinite", "keep-original"}));
+    quantize("skipped-" + format, with({"--skip", skipped}));
+
+    EXPECT_TRUE(bytes_of("kept-" + format + "/model.safetensors") ==
+                bytes_of("skipped-" + format + "/model.safetensors"));
+    const auto report = json_of("kept-" + format + "/halfquad_report.json");
+    EXPECT_LE(report.at("target").at("bytes").to_number<std::uint64_t>(), 4'200'000U);
+    EXPECT_EQ(report.at("target"), json_of("skipped-" + format + "/halfquad_report.json").at("target"));
+    EXPECT_EQ(run({"verify", path("kept-" + format), "--progress", "none"}).code, 0);
+  }
+  quantize("zeroed", {"--target-size", "4200kB", "--nonfinite", "zero"});
+  EXPECT_EQ(json_of("zeroed/halfquad_report.json").at("layers").as_array().size(), 56U);
 }
 
 TEST_F(Target, WhatCannotBeIsRefused) {
