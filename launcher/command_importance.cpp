@@ -48,8 +48,9 @@ constexpr char kFooter[] =
     "With --text, sequences begin with the start token of models that have one, which counts as one of --tokens.\n"
     "\nExamples:\n"
     "  halfquad importance ./model ./importance.safetensors\n"
-    "  halfquad importance ./model ./importance.safetensors --text ./text.txt     for those who have data\n"
-    "  mpirun -n 8 halfquad importance ./model ./importance.safetensors           by eight processes\n";
+    "  halfquad quantize   ./model ./model-hqq4 --importance ./importance.safetensors    what the file is for\n"
+    "  halfquad importance ./model ./importance.safetensors --text ./text.txt            for those who have data\n"
+    "  mpirun -n 8 halfquad importance ./model ./importance.safetensors                  by eight processes\n";
 
 constexpr char kFileName[] = "importance.safetensors";
 constexpr std::int64_t kMostTokens = 1 << 20;

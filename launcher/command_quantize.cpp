@@ -24,8 +24,8 @@ namespace halfquad {
 namespace {
 
 constexpr char kFooter[] =
-    "\nRules look like REGEX=bits:3,group-size:32,axis:0,solver:rtn,iters:10,round-zero:on,per-tensor:on,keep:on, or\n"
-    "for GGUF REGEX=type:Q6_K.\n"
+    "\nRules look like REGEX=bits:3,group-size:32,axis:0,solver:rtn,iters:10,starts:3,importance:none,round-zero:on,\n"
+    "per-tensor:on,keep:on, or REGEX=type:Q6_K.\n"
     "The regular expression is searched in the tensor's name. By default the 2-D weights of linear layers inside\n"
     "the blocks are quantized; embeddings, heads, norms, biases, routers, convolutions and vision towers are kept.\n"
     "\nA target size is that of all tensors of the output, kept ones too, without headers and side files; bits per\n"
@@ -37,6 +37,9 @@ constexpr char kFooter[] =
     "  halfquad quantize ./model ./out --bits 3 --rule 'layers\\.0\\.=bits:8' --skip o_proj\n"
     "  halfquad quantize ./model ./out --target-size 24GiB     the best that takes no more\n"
     "  halfquad quantize ./model ./out --target-bpw 3.5 --format mlx --embeddings 6\n"
+    "  halfquad quantize ./model ./out --importance ./importance.safetensors    what halfquad importance measured, or "
+    "an\n"
+    "                                                                           imatrix: mostly the best models\n"
     "  halfquad quantize ./model ./out --memory 512MiB --threads 8 --progress plain\n"
     "  halfquad quantize ./model ./out --format compressed-tensors    for vLLM\n"
     "  halfquad quantize ./model ./model.gguf               for llama.cpp\n"

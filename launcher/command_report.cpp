@@ -44,6 +44,7 @@ constexpr char kFooter[] =
     "\nExamples:\n"
     "  halfquad report ./model-hqq4\n"
     "  halfquad report ./model-hqq4 --html report.html --source ./model\n"
+    "  halfquad report ./model-hqq4 --html report.html --trace ./trace.json    of a job with --trace ./trace.json\n"
     "  halfquad report ./model-hqq4 ./model-hqq3 --html comparison.html --csv layers.csv\n";
 
 struct ReportOptions {

@@ -45,7 +45,9 @@ constexpr char kFooter[] =
     "BF16.\n"
     "The products are fp32: other threads, memory, BLAS or devices change the figures by less than 1e-4 of them.\n"
     "\nExamples:\n"
+    "  halfquad verify ./model-hqq4                      checksums alone, as after a copy\n"
     "  halfquad verify ./model-hqq4 --source ./model\n"
+    "  halfquad verify ./model-hqq4 --source ./model --importance ./importance.safetensors\n"
     "  halfquad verify ./model-hqq4 --source ./model --activations 128\n";
 
 struct VerifyCommandOptions {
