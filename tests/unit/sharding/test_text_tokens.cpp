@@ -70,6 +70,18 @@ TEST_F(TextTokensTest, ReadsOnWhenTokensAreLong) {
   EXPECT_EQ(batch.ids, std::vector<std::int64_t>(4096, 5));
 }
 
+TEST_F(TextTokensTest, TakesNoTokenThatTheEndOfAPieceMayHaveMade) {
+  // The 8 bytes for each of the tokens end within the last one, which alone would be four.
+  const Tokenizer tokenizer(R"({"model": {"type": "BPE", "vocab": {"a": 0, "aa": 1, "aaaa": 2, "aaaaaaaa": 3, "b": 4,
+      "aaaaaaaaaaaaaaaa": 5, "c": 6, "cc": 7, "cccc": 8, "cccccccc": 9},
+      "merges": ["a a", "aa aa", "aaaa aaaa", "aaaaaaaa aaaaaaaa", "c c", "cc cc", "cccc cccc"]}})");
+  test::put_file(path_, std::string(998 * 8, 'c') + "b" + std::string(1 << 16, 'a'));
+  const TokenBatch batch = text_tokens(*files_, {.file = path_, .tokens = 1000, .length = 500}, tokenizer, 10);
+  EXPECT_EQ(batch.ids.at(997), 9);
+  EXPECT_EQ(batch.ids.at(998), 4);
+  EXPECT_EQ(batch.ids.at(999), 5);
+}
+
 TEST_F(TextTokensTest, WherePiecesEndNoCharacterIsBroken) {
   // The first piece, 8 bytes a token, ends inside of a character of two bytes, whichever of both it begins with.
   for (const std::string front : {"", "a"}) {
