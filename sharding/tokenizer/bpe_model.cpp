@@ -138,16 +138,16 @@ void BpeModel::read_vocabulary(const json::object& model) {
 
 void BpeModel::read_merges(const json::object& model) {
   std::uint32_t rank = 0;
-  for (const auto& [left, right] : bpe_merges_in(model)) {
-    const auto token = [&, this](const std::string& text) {
+  for (const auto& merge : bpe_merges_in(model)) {
+    const auto token = [&merge, this](const std::string& text) {
       const auto found = vocabulary_.find(text);
       if (found == vocabulary_.end()) {
-        refuse_file(kTokenizerJson, fmt::format("has a merge of {} and {}, but no token {}", quoted(left),
-                                                quoted(right), quoted(text)));
+        refuse_file(kTokenizerJson, fmt::format("has a merge of {} and {}, but no token {}", quoted(merge.first),
+                                                quoted(merge.second), quoted(text)));
       }
       return found->second;
     };
-    merges_[pair_of(token(left), token(right))] = {rank++, token(left + right)};
+    merges_[pair_of(token(merge.first), token(merge.second))] = {rank++, token(merge.first + merge.second)};
   }
 }
 
