@@ -197,30 +197,51 @@ void unpack_columns(WordLayout layout, const Lines& lines, const MutableCodeMatr
 
 constexpr std::array<std::int64_t, 8> kAwqOrder = {0, 2, 4, 6, 1, 3, 5, 7};
 
-// A word takes one column of eight rows: columns side by side, the rows of a byte first.
+// Eight rows are a word of each column. The lines of the words lie far apart: four words go to each at once, of so many
+// columns that codes are read in long runs and all of it stays in L2.
+constexpr std::int64_t kAwqColumns = 1024;
+constexpr std::size_t kAwqWords = 4;
+using AwqWords = std::array<std::uint32_t, kAwqColumns>;
+
+// Words of `n` columns, a multiple of eight but for what is beyond them, from eight rows; those at and beyond `m.rows`
+// count as zeros.
+void awq_words(const CodeMatrix& m, std::int64_t r, std::int64_t c, std::int64_t n, AwqWords& words) noexcept {
+  const auto octet = [&](std::size_t place, std::int64_t i) -> std::uint64_t {
+    const std::int64_t at = r + kAwqOrder[place];
+    if (at >= m.rows) return 0;
+    const std::uint8_t* const codes = m.codes + at * m.stride + c + i;
+    if (n - i >= kOctet) return load_octet(codes);
+    std::array<std::uint8_t, kOctet> last{};
+    std::copy_n(codes, n - i, last.begin());
+    return load_octet(last.data());
+  };
+  for (std::int64_t i = 0; i < n; i += kOctet) {
+    std::array<std::array<std::uint8_t, kOctet>, 4> bytes;  // of the words of eight columns
+    for (std::size_t b = 0; b < bytes.size(); ++b) {
+      const std::uint64_t pair = octet(2 * b, i) | octet(2 * b + 1, i) << 4U;
+      std::memcpy(bytes[b].data(), &pair, sizeof pair);
+    }
+    for (std::size_t k = 0; k < kOctet; ++k) {
+      words[static_cast<std::size_t>(i) + k] = std::uint32_t{bytes[0][k]} | std::uint32_t{bytes[1][k]} << 8U |
+                                               std::uint32_t{bytes[2][k]} << 16U | std::uint32_t{bytes[3][k]} << 24U;
+    }
+  }
+}
+
 void pack_awq(const CodeMatrix& m, const MutableLines& lines) noexcept {
-  const std::array<std::uint8_t, kStretch> nothing{};
-  std::array<std::array<std::uint8_t, kStretch>, 4> bytes;
-  for (std::int64_t c = 0; c < m.cols; c += kStretch) {
-    const std::int64_t n = std::min(kStretch, m.cols - c);
-    for (std::int64_t r = 0; r < m.rows; r += kOctet) {
-      const auto row = [&](std::size_t place) {
-        const std::int64_t at = r + kAwqOrder[place];
-        return at < m.rows ? m.codes + at * m.stride + c : nothing.data();
-      };
-      for (std::size_t b = 0; b < bytes.size(); ++b) {
-        const std::uint8_t* const low = row(2 * b);
-        const std::uint8_t* const high = row(2 * b + 1);
-        for (std::int64_t i = 0; i < n; ++i) {
-          bytes[b][static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(low[i] | high[i] << 4);
-        }
-      }
+  std::array<AwqWords, kAwqWords> block;
+  constexpr std::int64_t kRows = kOctet * static_cast<std::int64_t>(kAwqWords);
+  for (std::int64_t c = 0; c < m.cols; c += kAwqColumns) {
+    const std::int64_t n = std::min(kAwqColumns, m.cols - c);
+    for (std::int64_t r = 0; r < m.rows; r += kRows) {
+      const auto bytes = static_cast<std::size_t>(ceil_div(std::min(kRows, m.rows - r), kOctet) * kWordBytes);
+      for (std::size_t w = 0; w < kAwqWords; ++w)
+        awq_words(m, r + kOctet * static_cast<std::int64_t>(w), c, n, block[w]);
       std::byte* const out = lines.data + c * lines.stride + r / kOctet * kWordBytes;
       for (std::int64_t i = 0; i < n; ++i) {
-        const auto k = static_cast<std::size_t>(i);
-        const std::uint32_t word = std::uint32_t{bytes[0][k]} | std::uint32_t{bytes[1][k]} << 8U |
-                                   std::uint32_t{bytes[2][k]} << 16U | std::uint32_t{bytes[3][k]} << 24U;
-        std::memcpy(out + i * lines.stride, &word, kWordBytes);
+        std::array<std::uint32_t, kAwqWords> line;
+        for (std::size_t w = 0; w < kAwqWords; ++w) line[w] = block[w][static_cast<std::size_t>(i)];
+        std::memcpy(out + i * lines.stride, line.data(), bytes);
       }
     }
   }
