@@ -57,6 +57,14 @@ constexpr Table e8m0_table() {
   return table;
 }
 
+constexpr Table i8_table() {
+  Table table{};
+  for (int code = 0; code < 256; ++code)
+    table[static_cast<std::size_t>(code)] = static_cast<float>(code < 128 ? code : code - 256);
+  return table;
+}
+
+constexpr Table kI8 = i8_table();
 constexpr Table kE4M3 = table_of({.fraction_bits = 3, .bias = 7, .has_infinity = false});
 constexpr Table kE5M2 = table_of({.fraction_bits = 2, .bias = 15, .has_infinity = true});
 constexpr Table kE8M0 = e8m0_table();
@@ -104,9 +112,11 @@ void decode_narrow_to_f32(const std::byte* in, DType dtype, std::int64_t count, 
 
 void decode_fp8_rows(const std::byte* in, DType dtype, const MatrixRows& rows, const ScaleGrid& grid,
                      float* out) noexcept {
-  const Table* table = table_for(dtype);
+  const Table* table = dtype == DType::kI8 ? &kI8 : table_for(dtype);
   HALFQUAD_DCHECK(table != nullptr);
-  const std::int64_t line_bytes = ceil_div(rows.cols, grid.block_cols) * bytes_of(grid.dtype);
+  const std::int64_t bytes = bytes_of(grid.dtype);
+  const std::int64_t line_bytes = grid.lines != 0 ? bytes : ceil_div(rows.cols, grid.block_cols) * bytes;
+  const std::int64_t step_bytes = grid.lines != 0 ? grid.lines * bytes : bytes;
   for (std::int64_t row = 0; row < rows.count; ++row) {
     const std::int64_t line = (rows.first + row) / grid.block_rows - rows.first / grid.block_rows;
     const std::byte* scales = grid.data + line * line_bytes;
@@ -114,7 +124,7 @@ void decode_fp8_rows(const std::byte* in, DType dtype, const MatrixRows& rows, c
       const std::int64_t end = std::min(rows.cols, begin + grid.block_cols);
       float scale = 0;
       decode_narrow_to_f32(scales, grid.dtype, 1, &scale);
-      scales += bytes_of(grid.dtype);
+      scales += step_bytes;
       for (std::int64_t i = begin; i < end; ++i) out[i] = (*table)[std::to_integer<std::size_t>(in[i])] * scale;
     }
     in += rows.cols;

@@ -28,6 +28,7 @@ struct ScaleGrid {
   DType dtype = DType::kF32;        ///< What is_narrow_source() says yes to.
   std::int64_t block_rows = 1;
   std::int64_t block_cols = 1;
+  std::int64_t lines = 0;  ///< Not 0: `data` is this many grid rows, column after column.
 };
 
 /// Some whole rows of a matrix.
@@ -37,7 +38,8 @@ struct MatrixRows {
   std::int64_t cols = 0;
 };
 
-/// out = fp32(code) * fp32(scale), rounded once. `in`: the rows' codes, F8_E4M3 or F8_E5M2.
+/// out = fp32(code) * fp32(scale), rounded once. `in`: the rows' codes, F8_E4M3, F8_E5M2 or I8; they may be the last
+/// bytes of `out`, where every code is read before its place is written.
 void decode_fp8_rows(const std::byte* in, DType dtype, const MatrixRows& rows, const ScaleGrid& grid,
                      float* out) noexcept;
 

@@ -71,13 +71,13 @@ const Object* quantization_of(const Object& config) {
   throw Error(
       ErrorCode::kBadInput,
       fmt::format("config.json says this checkpoint is already quantized ({} {}), which cannot be decoded; give "
-                  "the original checkpoint, or one in FP8, MXFP4 or compressed-tensors' packed integers",
+                  "the original checkpoint, or one in FP8, MXFP4 or compressed-tensors' integers",
                   what, halfquad::quoted(name)));
 }
 
 void require_known_format(const Object& object) {
-  constexpr std::array<std::string_view, 5> kKnown = {"pack-quantized", "float-quantized", "naive-quantized",
-                                                      "mixed-precision", "dense"};
+  constexpr std::array<std::string_view, 6> kKnown = {"pack-quantized",  "float-quantized", "int-quantized",
+                                                      "naive-quantized", "mixed-precision", "dense"};
   const std::string format = text_of(object, "format").value_or("dense");
   if (std::ranges::find(kKnown, format) == kKnown.end()) refuse_method("format", format);
 }

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "kernels/mxfp4.h"
 #include "runtime/check.h"
+#include "runtime/checked.h"
 #include "runtime/text.h"
 #include "sharding/shape_text.h"
 
@@ -68,6 +70,34 @@ bool is_transposed(const SourceTensor& tensor, const std::vector<std::int64_t>& 
                   "{} is not known",
                   quoted(tensor.name), sizes.hidden, quoted(config.model_type)));
   return false;
+}
+
+/// How the scales of fused experts lie: for each expert a grid of `lines` x `per_line`, perhaps transposed.
+struct FusedGrid {
+  std::int64_t block_rows = 1, block_cols = 1;
+  std::int64_t lines = 1, per_line = 1;
+  bool transposed = false;
+  bool shared = false;  ///< One scale for all experts.
+};
+
+/// Nothing for scales of another shape. `part_rows`: outputs of one of the matrices that an expert becomes.
+std::optional<FusedGrid> fused_grid(const SourceTensor& fused, const SourceTensor& scale, const FusedLayout& layout,
+                                    const std::array<std::int64_t, 2>& block, std::int64_t part_rows) {
+  using Shape = std::vector<std::int64_t>;
+  const std::int64_t experts = layout.experts, rows = layout.rows, cols = layout.cols;
+  const Shape& shape = scale.shape;
+  if (scale.elements() == 1 || shape == Shape{experts} || shape == Shape{experts, 1, 1}) {
+    return FusedGrid{.block_rows = part_rows, .block_cols = cols, .shared = scale.elements() == 1};
+  }
+  if (shape == Shape{experts, rows} || shape == Shape{experts, rows, 1} || shape == Shape{experts, 1, rows}) {
+    return FusedGrid{.block_cols = cols, .lines = rows};
+  }
+  if (shape != Shape{experts, ceil_div(fused.shape[1], block[0]), ceil_div(fused.shape[2], block[1])}) return {};
+  FusedGrid grid{.block_rows = block[0], .block_cols = block[1], .transposed = layout.transposed};
+  if (layout.transposed) std::swap(grid.block_rows, grid.block_cols);
+  grid.lines = ceil_div(rows, grid.block_rows);
+  grid.per_line = ceil_div(cols, grid.block_cols);
+  return grid;
 }
 
 }  // namespace
@@ -141,6 +171,36 @@ std::vector<LogicalTensor> split_experts(const LogicalTensor& common, const Fuse
     }
   }
   return out;
+}
+
+void place_scales(const SourceTensor& fused, const SourceTensor& scale, const FusedLayout& layout,
+                  const std::array<std::int64_t, 2>& block, std::span<LogicalTensor> experts) {
+  const auto refuse = [&](std::string_view why) {
+    throw Error(ErrorCode::kBadInput, fmt::format("{} cannot be decoded: {}", quoted(fused.name), why));
+  };
+  if (experts.empty()) return;
+  const auto parts = static_cast<std::int64_t>(experts.size()) / layout.experts;
+  const std::int64_t part_rows = layout.rows / parts;
+  const std::optional<FusedGrid> grid = fused_grid(fused, scale, layout, block, part_rows);
+  if (!grid) {
+    refuse(fmt::format("the scales {} fit neither {} nor its outputs nor its blocks of {} x {}",
+                       shape_text(scale.shape), shape_text(fused.shape), block[0], block[1]));
+  }
+  const bool one_line = grid->lines == 1;
+  if (parts > 1 && !one_line && part_rows % grid->block_rows != 0) {
+    refuse(fmt::format("gate and up, of {} outputs each, share blocks of {}", part_rows, grid->block_rows));
+  }
+  const auto element = static_cast<std::uint64_t>(bytes_of(scale.dtype));
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    const std::int64_t expert = static_cast<std::int64_t>(i) / parts, part = static_cast<std::int64_t>(i) % parts;
+    const std::int64_t line = one_line ? 0 : part * (part_rows / grid->block_rows);
+    const std::int64_t first = grid->shared ? 0 : expert * grid->lines * grid->per_line;
+    const std::int64_t begin = first + (grid->transposed ? line : line * grid->per_line);
+    experts[i].scale_begin = static_cast<std::uint64_t>(begin) * element;
+    if (grid->transposed) experts[i].scale_col_stride = static_cast<std::uint64_t>(grid->lines) * element;
+    experts[i].block_rows = grid->block_rows;
+    experts[i].block_cols = grid->block_cols;
+  }
 }
 
 }  // namespace halfquad

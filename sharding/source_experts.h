@@ -1,7 +1,9 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,5 +43,11 @@ struct FusedLayout {
 /// `row_bytes`.
 [[nodiscard]] std::vector<LogicalTensor> split_experts(const LogicalTensor& common, const FusedName& name,
                                                        const FusedLayout& layout, std::uint64_t row_bytes);
+
+/// Gives `experts`, what split_experts() made of the FP8 tensor `fused`, their parts of `scale`: one for all experts,
+/// for each, for every output of each, or for blocks of `block` elements along the stored dimensions. Throws kBadInput
+/// for scales of other shapes, and for blocks that gate and up share.
+void place_scales(const SourceTensor& fused, const SourceTensor& scale, const FusedLayout& layout,
+                  const std::array<std::int64_t, 2>& block, std::span<LogicalTensor> experts);
 
 }  // namespace halfquad

@@ -53,8 +53,16 @@ std::vector<ByteRange> scales_of(const LogicalTensor& tensor, SourceRows rows) {
         {tensor.scale_begin + static_cast<std::uint64_t>(rows.begin) * stride, bytes, stride, count_of(rows)});
   }
   if (rows.begin == rows.end) return {};
-  const std::uint64_t line_bytes = scales_per_line(tensor) * static_cast<std::uint64_t>(bytes_of(tensor.scale_dtype));
-  return lines_of(rows.begin / tensor.block_rows, ceil_div(rows.end, tensor.block_rows), line_bytes);
+  const auto element = static_cast<std::uint64_t>(bytes_of(tensor.scale_dtype));
+  const std::int64_t begin = rows.begin / tensor.block_rows, end = ceil_div(rows.end, tensor.block_rows);
+  if (tensor.scale_col_stride != 0) {
+    return ranges_of({tensor.scale_begin + static_cast<std::uint64_t>(begin) * element,
+                      static_cast<std::uint64_t>(end - begin) * element, tensor.scale_col_stride,
+                      scales_per_line(tensor)});
+  }
+  std::vector<ByteRange> ranges = lines_of(begin, end, scales_per_line(tensor) * element);
+  for (ByteRange& range : ranges) range.offset += tensor.scale_begin;
+  return ranges;
 }
 
 constexpr std::int64_t kWordBits = 32;
@@ -112,10 +120,19 @@ void decode_rows(const LogicalTensor& tensor, SourceRows rows, const RowBytes& b
     return;
   }
   const MatrixRows matrix{rows.begin, rows.end - rows.begin, tensor.header.shape[1]};
-  const ScaleGrid grid{bytes.scale.data(), tensor.scale_dtype, tensor.block_rows, tensor.block_cols};
+  ScaleGrid grid{bytes.scale.data(), tensor.scale_dtype, tensor.block_rows, tensor.block_cols};
   auto* weights = reinterpret_cast<float*>(out);
-  if (tensor.encoding == SourceEncoding::kFp8) {
-    decode_fp8_rows(bytes.data.data(), tensor.stored_dtype, matrix, grid, weights);
+  if (tensor.encoding == SourceEncoding::kBytes) {
+    if (tensor.scale_col_stride != 0) {
+      grid.lines = ceil_div(rows.end, tensor.block_rows) - rows.begin / tensor.block_rows;
+    }
+    const std::byte* codes = bytes.data.data();
+    if (tensor.col_stride != 0) {  // upright at the end of what they become
+      std::byte* const upright = out + static_cast<std::uint64_t>(matrix.count * matrix.cols) * (sizeof(float) - 1);
+      transpose(tensor, count_of(rows), codes, upright);
+      codes = upright;
+    }
+    decode_fp8_rows(codes, tensor.stored_dtype, matrix, grid, weights);
   } else if (tensor.encoding == SourceEncoding::kMxfp4) {
     decode_mxfp4(bytes.data.data(), bytes.scale.data(), matrix.count * matrix.cols / kMxfp4Block, weights);
   } else {

@@ -63,13 +63,17 @@ class Builder {
 
   void add(std::size_t index) {
     const SourceTensor& tensor = checkpoint_.tensors()[index];
+    const bool is_fused = tensor.shape.size() == 3 && fused_name_of(tensor.name).has_value();
     if (is_fp8(tensor.dtype) && (is_quantized() || scale_of(tensor) != nullptr)) {
-      add_fp8(index);
+      (is_fused ? add_fused_fp8(index) : add_bytes(index));
+    } else if (config_.method == SourceMethod::kCompressedTensors && tensor.dtype == DType::kI8 &&
+               scale_of(tensor) != nullptr) {
+      add_bytes(index);
     } else if (config_.method == SourceMethod::kCompressedTensors && tensor.name.ends_with(kPacked)) {
       add_packed(index);
     } else if (may_be_mxfp4() && tensor.name.ends_with(kBlocks) && tensor.dtype == DType::kU8) {
       add_mxfp4(index);
-    } else if (tensor.shape.size() == 3 && is_float_source(tensor.dtype) && fused_name_of(tensor.name)) {
+    } else if (is_fused && is_float_source(tensor.dtype)) {
       add_fused(index);
     } else {
       out_.push_back(common_of(index, SourceEncoding::kPlain));
@@ -111,24 +115,51 @@ class Builder {
   }
 
   [[nodiscard]] const SourceTensor* scale_of(const SourceTensor& weight) const {
-    if (!weight.name.ends_with(kWeight)) return nullptr;
+    if (!weight.name.ends_with(kWeight) && !fused_name_of(weight.name)) return nullptr;
     const SourceTensor* scale = find(weight.name + "_scale_inv");
     return scale != nullptr ? scale : find(weight.name + "_scale");
   }
 
-  void add_fp8(std::size_t index) {
+  /// Codes of a byte, and a scale that has to be there.
+  LogicalTensor bytes_of_codes(std::size_t index) {
     const SourceTensor& weight = checkpoint_.tensors()[index];
-    if (weight.shape.size() != 2) refuse(weight, fmt::format("FP8 of {} dimensions", weight.shape.size()));
     const SourceTensor* scale = scale_of(weight);
     if (scale == nullptr)
       refuse(weight, "FP8 without a scale; none of the files holds its \"_scale_inv\" or \"_scale\"");
-    LogicalTensor out = common_of(index, SourceEncoding::kFp8);
+    LogicalTensor out = common_of(index, SourceEncoding::kBytes);
     use_scale(out, *scale);
-    const Block block = block_of(weight, *scale);
+    return out;
+  }
+
+  void add_bytes(std::size_t index) {
+    const SourceTensor& weight = checkpoint_.tensors()[index];
+    const std::string module = without(weight.name, kWeight);
+    if (weight.shape.size() != 2) {
+      refuse(weight, fmt::format("{} of {} dimensions", name_of(weight.dtype), weight.shape.size()));
+    }
+    LogicalTensor out = bytes_of_codes(index);
+    if (find(module + ".weight_zero_point") != nullptr) {
+      refuse(weight, fmt::format("{} codes with a \"weight_zero_point\"", name_of(weight.dtype)));
+    }
+    if (find(module + ".weight_g_idx") != nullptr) refuse(weight, "its groups are not in order (\"weight_g_idx\")");
+    const Block block = block_of(weight, *scale_of(weight));
     out.block_rows = block[0];
     out.block_cols = block[1];
-    if (const SourceTensor* input = find(without(weight.name, kWeight) + ".input_scale")) use(*input);
+    for (const char* input : {".input_scale", ".input_zero_point"}) {
+      if (const SourceTensor* found = find(module + input)) use(*found);
+    }
     out_.push_back(std::move(out));
+  }
+
+  void add_fused_fp8(std::size_t index) {
+    const SourceTensor& tensor = checkpoint_.tensors()[index];
+    const FusedName name = fused_name_of(tensor.name).value();
+    const FusedLayout layout = layout_of_fused(tensor, name);
+    if (layout.interleaved) refuse(tensor, "FP8 of interleaved experts");
+    const LogicalTensor common = bytes_of_codes(index);
+    std::vector<LogicalTensor> experts = split_experts(common, name, layout, static_cast<std::uint64_t>(layout.cols));
+    place_scales(tensor, *scale_of(tensor), layout, config_.block.value_or(kUsualBlock), experts);
+    append(std::move(experts));
   }
 
   /// Rows and columns that share one of the scales.
@@ -138,6 +169,10 @@ class Builder {
     if (scale.elements() == 1) return {rows, cols};
     std::optional<Block> block = config_.block;
     if (!block && !config_.schemes.empty()) block = config_.scheme_of(without(weight.name, kWeight)).block;
+    if (!config_.schemes.empty()) {
+      const std::int64_t group = config_.scheme_of(without(weight.name, kWeight)).group_size;
+      if (group > 0 && scale.shape == Shape{rows, ceil_div(cols, group)}) return {1, group};
+    }
     const Block usual = block.value_or(kUsualBlock);
     if (scale.shape == Shape{ceil_div(rows, usual[0]), ceil_div(cols, usual[1])}) return usual;
     if (scale.shape == Shape{rows} || scale.shape == Shape{rows, 1}) return {1, cols};
@@ -223,16 +258,20 @@ class Builder {
     append(split_experts(common, *name, layout, static_cast<std::uint64_t>(blocks.shape[2] * kMxfp4BlockBytes)));
   }
 
-  void add_fused(std::size_t index) {
-    const SourceTensor& tensor = checkpoint_.tensors()[index];
-    const FusedName name = fused_name_of(tensor.name).value();
+  [[nodiscard]] FusedLayout layout_of_fused(const SourceTensor& tensor, const FusedName& name) const {
     const SourceTensor* gate_up = &tensor;
     if (!name.is_gate_up) {
       gate_up = find(name.prefix + ".gate_up_proj");
       if (gate_up == nullptr) gate_up = find(name.prefix + ".gate_up_proj.weight");
       if (gate_up == nullptr || gate_up->shape.size() != 3) refuse(tensor, "these experts have no gate_up_proj");
     }
-    const FusedLayout layout = fused_layout(tensor, name.is_gate_up, gate_up->shape, config_);
+    return fused_layout(tensor, name.is_gate_up, gate_up->shape, config_);
+  }
+
+  void add_fused(std::size_t index) {
+    const SourceTensor& tensor = checkpoint_.tensors()[index];
+    const FusedName name = fused_name_of(tensor.name).value();
+    const FusedLayout layout = layout_of_fused(tensor, name);
     append(split_experts(common_of(index, SourceEncoding::kPlain), name, layout,
                          static_cast<std::uint64_t>(layout.cols * bytes_of(tensor.dtype))));
   }

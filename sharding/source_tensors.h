@@ -13,7 +13,7 @@ namespace halfquad {
 /// How the elements of a source tensor are stored.
 enum class SourceEncoding : std::uint8_t {
   kPlain,      ///< As elements of its dtype.
-  kFp8,        ///< F8_E4M3 or F8_E5M2 codes with a grid of scales.
+  kBytes,      ///< F8_E4M3, F8_E5M2 or I8 codes with a grid of scales.
   kMxfp4,      ///< Blocks of 32 codes of 4 bits and a scale byte for each.
   kPackedInt,  ///< compressed-tensors' packed integers with scales and perhaps zero points in groups along rows.
 };
@@ -40,8 +40,10 @@ struct LogicalTensor {
   std::uint64_t row_stride = 0;
   std::uint64_t col_stride =
       0;  ///< Not 0: transposed, elements of a row are this far apart; row_bytes is one element's.
-  std::uint64_t scale_begin = 0;  ///< kMxfp4: of the first row's scales; they follow each other as the rows do.
-  std::int64_t block_rows = 1;    ///< Rows and columns that share a scale.
+  /// Where the first row's scales lie in theirs. kMxfp4: they follow each other as the rows do.
+  std::uint64_t scale_begin = 0;
+  std::uint64_t scale_col_stride = 0;  ///< Not 0: the grid is transposed, scales of a line are this far apart.
+  std::int64_t block_rows = 1;         ///< Rows and columns that share a scale.
   std::int64_t block_cols = 1;
   int bits = 0;  ///< kPackedInt.
 
@@ -54,9 +56,10 @@ struct LogicalTensor {
 /// shapes, scales of activations) are none of them. From headers and config.json alone; nothing of the data is read.
 ///
 /// Becomes separate matrices "<prefix>.<expert>.{gate,up,down}_proj.weight": fused experts "<prefix>.gate_up_proj" and
-/// "<prefix>.down_proj" of three dimensions, in whichever orientation the sizes in config.json show; MXFP4 blocks too.
-/// Throws kBadInput, naming the tensor or the setting: a quantization that cannot be decoded, codes without scales or
-/// scales without codes, shapes that contradict each other or config.json, an orientation that cannot be told.
+/// "<prefix>.down_proj" of three dimensions, in whichever orientation the sizes in config.json show; FP8 with scales
+/// and MXFP4 blocks too. Throws kBadInput, naming the tensor or the setting: a quantization that cannot be decoded,
+/// codes without scales or scales without codes, shapes that contradict each other or config.json, an orientation that
+/// cannot be told.
 [[nodiscard]] std::vector<LogicalTensor> logical_tensors(const Checkpoint& checkpoint);
 
 }  // namespace halfquad

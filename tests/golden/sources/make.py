@@ -36,6 +36,25 @@ class Model:
         self.shards[1][module + "." + scale_name] = scale.reshape(scale_shape if scale_shape is not None else grid)
         self.expected[module + ".weight"] = f32(weight.to(torch.float32).numpy() * spread)
 
+    def fused_fp8(self, name, shape, block, scale_name, scale_shape=None):
+        """Codes of `shape` [E, A, B], a scale for each expert's blocks of A x B."""
+        codes = self.random.integers(0, 0x7F, shape, dtype=np.uint8) | (self.random.integers(0, 2, shape, dtype=np.uint8) << 7)
+        grid = [shape[0]] + [-(-n // b) for n, b in zip(shape[1:], block)]
+        scale = f32(self.random.uniform(.001, .01, grid))
+        weight = torch.from_numpy(codes).view(torch.float8_e4m3fn)
+        spread = scale.numpy().repeat(block[0], 1).repeat(block[1], 2)[:, :shape[1], :shape[2]]
+        self.shards[0][name] = weight
+        self.shards[1][name + scale_name] = scale.reshape(scale_shape or grid)
+        return weight.to(torch.float32).numpy() * spread
+
+    def int8(self, module, shape, block):
+        codes = self.random.integers(-128, 128, shape, dtype=np.int8)
+        scale = f32(self.random.uniform(.001, .01, [-(-n // b) for n, b in zip(shape, block)])).to(torch.bfloat16)
+        self.shards[0][module + ".weight"] = torch.from_numpy(codes)
+        self.shards[0][module + ".weight_scale"] = scale
+        spread = np.repeat(np.repeat(scale.to(torch.float32).numpy(), block[0], 0), block[1], 1)
+        self.expected[module + ".weight"] = f32(codes.astype(np.float32) * spread)
+
     def mxfp4(self, prefix, experts, rows, cols):
         blocks = self.random.integers(0, 256, (experts, rows, cols // 32, 16), dtype=np.uint8)
         scales = self.random.integers(110, 125, (experts, rows, cols // 32), dtype=np.uint8)
@@ -155,8 +174,42 @@ def fused(name, config, prefix, transposed, interleaved=False):
     model.write()
 
 
+def int8():
+    weights = {"num_bits": 8, "type": "int", "symmetric": True}
+    groups = {"group_0": {"targets": ["Linear"], "weights": {**weights, "strategy": "channel"}},
+              "group_1": {"targets": [r"re:.*k_proj$"], "weights": {**weights, "strategy": "group", "group_size": 8}}}
+    model = Model("int8", {"model_type": "llama", "torch_dtype": "bfloat16", "quantization_config":
+                           {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": groups}})
+    model.int8("model.layers.0.self_attn.q_proj", (6, 10), (1, 10))
+    model.int8("model.layers.0.self_attn.k_proj", (6, 24), (1, 8))
+    model.plain("lm_head.weight", 8, 16)
+    model.write()
+
+
+def fp8_experts(name, config, quantization, prefix, transposed, block, scale_name, scales=(None, None)):
+    """`block`: of a stored matrix; None for an output."""
+    experts, hidden, inner = 3, 24, 10
+    model = Model(name, {"torch_dtype": "bfloat16", **config, "quantization_config": quantization})
+    fused = []
+    for projection, rows, cols, shape in (("gate_up_proj", 2 * inner, hidden, scales[0]), ("down_proj", hidden, inner, scales[1])):
+        stored = (experts, cols, rows) if transposed else (experts, rows, cols)
+        size = block or ((cols, 1) if transposed else (1, cols))
+        weight = model.fused_fp8(f"{prefix}.{projection}", stored, size, scale_name, shape)
+        fused.append(weight.transpose(0, 2, 1) if transposed else weight)
+    split(model, prefix, *fused, False)
+    model.write()
+
+
 fp8_block()
 fp8_channel()
+int8()
+fp8_experts("fp8_llama4", {"model_type": "llama4", "text_config": {"hidden_size": 24, "intermediate_size": 10, "num_local_experts": 3}},
+            {"quant_method": "fbgemm_fp8"}, "language_model.model.layers.0.feed_forward.experts", True, None, "_scale",
+            ((3, 1, 20), (3, 24, 1)))
+fp8_experts("fp8_qwen3_vl_moe", {"model_type": "qwen3_vl_moe", "text_config": {"hidden_size": 24, "moe_intermediate_size": 10}},
+            {"quant_method": "fp8", "weight_block_size": [8, 5]}, "model.language_model.layers.0.mlp.experts", True, (8, 5), "_scale_inv")
+fp8_experts("fp8_experts", {"model_type": "qwen3_moe", "hidden_size": 24, "moe_intermediate_size": 10},
+            {"quant_method": "fp8", "weight_block_size": [5, 8]}, "model.layers.0.mlp.experts", False, (5, 8), "_scale_inv")
 packed_int()
 gpt_oss()
 fused("qwen3_moe", {"model_type": "qwen3_moe", "hidden_size": 24, "moe_intermediate_size": 10, "intermediate_size": 99, "num_experts": 2},
