@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "runtime/check.h"
 #include "runtime/text.h"
 #include "sharding/convert_model.h"
+#include "sharding/enclosed_files.h"
 #include "sharding/plain_model.h"
 #include "sharding/quantized_model.h"
 #include "sharding/source_model.h"
@@ -67,6 +69,16 @@ PlainModel plain_model_of(const Context& context, const QuantizedModel& output, 
   return plain_model(output);
 }
 
+/// Puts what lies inside the old output to the texts that the new one holds.
+void add_enclosed(const Context& context, std::span<const EnclosedFile> files, const Format& format,
+                  const Checkpoint& checkpoint, SourceTexts& texts) {
+  const std::vector<std::string> wanted = format.wanted_texts(checkpoint);
+  for (const EnclosedFile& file : files) {
+    const bool wants = format.container() == Container::kHdf5 || std::ranges::find(wanted, file.name) != wanted.end();
+    if (wants) texts.emplace(file.name, read_enclosed(context.fs, file));
+  }
+}
+
 Job prepare_conversion(const Context& context, const ConvertOptions& options, const QuantizeOptions& job) {
   const QuantizedModel output(context.fs, job.model);
   const DType stored = new_stored(output, job.spec);
@@ -78,6 +90,9 @@ Job prepare_conversion(const Context& context, const ConvertOptions& options, co
   const std::string folder = options.source.empty() ? job.model : options.source;
   model.checkpoint = std::move(model.checkpoint).beside(context.fs, folder);
   SourceTexts texts = read_texts(context.fs, model.checkpoint, format);
+  std::vector<EnclosedFile> enclosed;
+  if (options.source.empty()) enclosed = enclosed_files(context.fs, job.model);
+  add_enclosed(context, enclosed, format, model.checkpoint, texts);
   OutputLayout layout(model.checkpoint, model.decisions, stored, job.spec.max_shard_bytes(), format, texts);
   Plan plan = make_plan(model.checkpoint, layout);
   return {
@@ -87,7 +102,9 @@ Job prepare_conversion(const Context& context, const ConvertOptions& options, co
       std::move(layout),
       std::move(plan),
       nullptr,
-      ConvertedFrom{job.model, std::string(output.format().name()), std::move(model.changes), std::move(model.notes)}};
+      ConvertedFrom{job.model, std::string(output.format().name()), std::move(model.changes), std::move(model.notes)},
+      std::nullopt,
+      std::move(enclosed)};
 }
 
 void add_format_options(CLI::App& app, SpecOptions& spec) {

@@ -70,6 +70,7 @@ Made fill(const Context& context, const QuantizedModel& output, const Run& run,
   dequantize(context.fs, output, out.path_of(kWeightsName), dequantize_options, progress, context.stop);
   meter.finish();
   write_beside(context, output.checkpoint(), dequantize_options.dtype, out);
+  copy_enclosed_files(context.fs, enclosed_files(context.fs, run.options.output), out);
   return {output.layers().size(), output.plain().size()};
 }
 

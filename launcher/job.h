@@ -15,6 +15,7 @@
 #include "launcher/target.h"
 #include "runtime/log.h"
 #include "runtime/progress.h"
+#include "sharding/enclosed_files.h"
 #include "sharding/given_importance.h"
 #include "sharding/output_layout.h"
 #include "sharding/plan.h"
@@ -41,6 +42,7 @@ struct Job {
   std::shared_ptr<const GivenImportance> importance = nullptr;  ///< When --importance names a file.
   std::optional<ConvertedFrom> converted = {};                  ///< When the source is quantized already.
   std::optional<ChosenSpec> chosen = {};                        ///< When a budget is given instead of bits.
+  std::vector<EnclosedFile> enclosed = {};                      ///< Side files inside what is converted.
 };
 
 /// Of the texts that the format wants, those that are beside the checkpoint.

@@ -104,7 +104,10 @@ void write_rest(const Context& context, const Job& job, const QuantizeOptions& o
   if (const std::string index = index_text(job.layout); !index.empty() && !options.single_file) {
     write_text(context.fs, out.path_of(kIndexName), index);
   }
-  if (!options.single_file) copy_side_files(context.fs, job.checkpoint, out);
+  if (!options.single_file) {
+    copy_side_files(context.fs, job.checkpoint, out);
+    copy_enclosed_files(context.fs, job.enclosed, out);
+  }
   facts.peak_resident_bytes = peak_resident_bytes();
   write_text(context.fs, out.path_of(kReportName),
              pretty_json(build_report(job, options.spec, result, facts, command)));

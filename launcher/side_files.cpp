@@ -24,6 +24,19 @@ void copy_file(FileSystem& fs, const std::filesystem::path& from, const std::fil
   target->close();
 }
 
+/// Has `write` make the file `name` of `out` in a folder that is there.
+void in_its_folder(FileSystem& fs, const std::string& name, const OutputDirectory& out,
+                   const std::function<void(const std::filesystem::path&)>& write) {
+  const std::filesystem::path folder = std::filesystem::path(name).parent_path();
+  std::filesystem::path made;
+  for (const std::filesystem::path& part : folder) {
+    made /= part;
+    fs.create_directory(out.path_of(made.string()));
+  }
+  write(out.path_of(name));
+  if (!folder.empty()) fs.sync_directory(out.path_of(folder.string()));
+}
+
 }  // namespace
 
 std::size_t copy_side_files(FileSystem& fs, const Checkpoint& checkpoint, const OutputDirectory& out) {
@@ -31,17 +44,19 @@ std::size_t copy_side_files(FileSystem& fs, const Checkpoint& checkpoint, const 
   const Buffer scratch = pool.acquire(kCopyBytes + ReadFile::kSlack);
   std::size_t copied = 0;
   for (const std::string& name : checkpoint.side_files()) {
-    const std::filesystem::path folder = std::filesystem::path(name).parent_path();
-    std::filesystem::path made;
-    for (const std::filesystem::path& part : folder) {
-      made /= part;
-      fs.create_directory(out.path_of(made.string()));
-    }
-    copy_file(fs, checkpoint.directory() / name, out.path_of(name), scratch.bytes());
-    if (!folder.empty()) fs.sync_directory(out.path_of(folder.string()));
+    in_its_folder(fs, name, out, [&](const std::filesystem::path& to) {
+      copy_file(fs, checkpoint.directory() / name, to, scratch.bytes());
+    });
     ++copied;
   }
   return copied;
+}
+
+void copy_enclosed_files(FileSystem& fs, std::span<const EnclosedFile> files, const OutputDirectory& out) {
+  for (const EnclosedFile& file : files) {
+    in_its_folder(fs, file.name, out,
+                  [&](const std::filesystem::path& to) { write_text(fs, to, read_enclosed(fs, file)); });
+  }
 }
 
 void fill_and_commit(OutputDirectory& out, const std::function<void()>& fill) {

@@ -133,6 +133,20 @@ class PairsTest(Conversions):
                     self.assertEqual((back / "tokenizer_config.json").read_text(), '{"a": 1}\n')
                     self.assertEqual(json.loads((back / "config.json").read_text()), json.loads((first / "config.json").read_text()))
 
+    def test_files_inside_one_hdf5_file_come_along(self):
+        if not WITH_HDF5:
+            self.skipTest("without HDF5")
+        model = self.root / "model-with-files"
+        shutil.copytree(self.model, model)
+        (model / "chat_template.jinja").write_text("{{ x }}" * 200_000)
+        self.run_to_end("quantize", model, self.root / "alone.h5", "--group-size", "32", *QUIET)
+        self.run_to_end("convert", self.root / "alone.h5", self.root / "again.h5", *QUIET)
+        self.run_to_end("dequantize", self.root / "again.h5", self.root / "alone-plain", *QUIET)
+        for out in (self.convert(self.root / "again.h5", "alone-hqq", "hqq"), self.root / "alone-plain"):
+            for name in ("tokenizer_config.json", "chat_template.jinja"):
+                with self.subTest(out=out.name, file=name):
+                    self.assertEqual((out / name).read_text(), (model / name).read_text())
+
     def test_torchao_keeps_its_weights(self):
         # Offsets near 0 may take the neighbouring value, which stands for the same zero.
         first = self.made("torchao", "torchao")

@@ -42,8 +42,10 @@ FORMATS = {  # with a group size that all have; what follows a colon tells two o
     "gguf:mxfp4": ["--type", "mxfp4"],
     "hdf5": ["--bits", "3"],
     "compressed-tensors:budget": ["--target-bpw", "3.8"],  # two widths mixed
-    "hdf5:nf4": ["--type", "nf4", "--group-size", "32"],
-    "hdf5:learned3": ["--type", "learned3", "--group-size", "32"],
+    "hdf5:tables": ["--type", "learned3", "--group-size", "32",  # a projection each of the others
+                    *(word for place, kind in (("q_proj", "nf4"), ("k_proj", "fp4-e2m1"), ("v_proj", "fp3-e2m0"), ("up_proj", "fp3-e1m1"),
+                                               ("down_proj", "learned4")) for word in ("--rule", f"{place}=type:{kind}"))],
+    "compressed-tensors:mxfp4": ["--type", "mxfp4"],
 }
 
 
