@@ -80,7 +80,6 @@ TEST(SourceConfig, OtherQuantizationsAreRefusedByName) {
   expect_refused("{}", {"quant_method", "unnamed"});
   const std::string ct = R"({"quant_method": "compressed-tensors", )";
   expect_refused(ct + R"("format": "marlin-24"})", {"format", "marlin-24"});
-  expect_refused(ct + R"("format": "int-quantized"})", {"format", "int-quantized"});
   expect_refused(ct + R"("sparsity_config": {"format": "sparse-24-bitmask"}})", {"sparse-24-bitmask"});
   const auto group = [&](const std::string& weights) {
     return ct + R"("config_groups": {"g": {"targets": ["Linear"], "weights": )" + weights + "}}}";

@@ -213,6 +213,34 @@ TEST(LogicalTensors, Fp8DefectsAreRefusedByName) {
                  {"m.up_proj.weight_scale", "no codes"});
 }
 
+TEST(LogicalTensors, DefectsOfFusedFp8AreRefusedByName) {
+  const std::string sizes = R"("hidden_size": 8, "moe_intermediate_size": 6)";
+  const auto config = [&](const std::string& block, const std::string& type) {
+    return R"({"model_type": ")" + type + "\", " + sizes +
+           R"(, "quantization_config": {"quant_method": "fp8", "weight_block_size": )" + block + "}}";
+  };
+  const FakeTensor experts{"m.experts.gate_up_proj", {2, 12, 8}, DType::kF8E4M3};
+  const auto scales = [&](std::vector<std::int64_t> shape) {
+    return FakeTensor{"m.experts.gate_up_proj_scale_inv", std::move(shape), DType::kF32};
+  };
+  EXPECT_EQ(names_of(HeaderCheckpoint({experts, scales({2, 4, 2})}, config("[3, 4]", "x"))).size(), 4U);
+  expect_refused({experts}, config("[3, 4]", "x"), {"m.experts.gate_up_proj", "without a scale"});
+  expect_refused({experts, scales({2, 4, 3})}, config("[3, 4]", "x"), {"m.experts.gate_up_proj", "[2, 4, 3]", "3 x 4"});
+  expect_refused({experts, scales({2, 3, 2})}, config("[4, 4]", "x"), {"m.experts.gate_up_proj", "share blocks of 4"});
+  expect_refused({experts, scales({2, 4, 2})}, config("[3, 4]", "gpt_oss"), {"m.experts.gate_up_proj", "interleaved"});
+}
+
+TEST(LogicalTensors, DefectsOfI8CodesAreRefusedByName) {
+  const std::string config =
+      R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "int-quantized",
+      "config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 8}}}}})";
+  const FakeTensor codes{"m.weight", {4, 8}, DType::kI8};
+  const FakeTensor scale{"m.weight_scale", {4, 1}, DType::kBF16};
+  EXPECT_EQ(names_of(HeaderCheckpoint({codes, scale}, config)).size(), 1U);
+  expect_refused({codes, scale, {"m.weight_zero_point", {4, 1}, DType::kI8}}, config, {"m.weight", "zero_point"});
+  expect_refused({codes, {scale.name, {3, 1}, DType::kBF16}}, config, {"m.weight", "[3, 1]"});
+}
+
 TEST(LogicalTensors, Fp8WithoutAnyConfigIsDecodedWhenItHasScales) {
   const HeaderCheckpoint with({{"a.weight", {200, 300}, DType::kF8E4M3}, {"a.weight_scale_inv", {2, 3}, DType::kF32}},
                               "");
