@@ -22,7 +22,7 @@ class Halfquad(CMakePackage):
     depends_on("cmake@3.25:", type="build")
     depends_on("ninja", type="build")
     depends_on("pkgconfig", type="build")
-    depends_on("boost@1.81: +json")
+    depends_on("boost@1.81: +json +container")  # a shared Boost.JSON loads Boost.Container
     depends_on("highway@1.0.3:")
     depends_on("cli11")
     depends_on("fmt")
