@@ -14,7 +14,8 @@
 #include "runtime/check.h"
 #include "runtime/parallel.h"
 #include "runtime/text.h"
-#include "sharding/recipe_marks.h"
+#include "sharding/model_type.h"
+#include "sharding/rules.h"
 
 namespace halfquad {
 namespace {
@@ -85,7 +86,7 @@ std::vector<MixedRole> mixed_roles(const Checkpoint& checkpoint, const LayerClas
     std::set<std::string_view> all, wider;
   };
   std::array<Blocks, kLayerRoles> found;
-  const std::string model_type = model_type_of(checkpoint);
+  const std::string model_type = model_type_of(checkpoint.config());
   for (const SourceTensor& tensor : checkpoint.tensors()) {
     const std::string_view module = module_of(tensor.name);
     const std::size_t layer_class = classes.of(module);

@@ -9,7 +9,8 @@
 #include <fmt/format.h>
 
 #include "runtime/error.h"
-#include "sharding/recipe_marks.h"
+#include "sharding/model_type.h"
+#include "sharding/rules.h"
 
 namespace halfquad {
 namespace {
@@ -17,7 +18,7 @@ namespace {
 /// Why the format takes no layer of this recipe: of the model's first one.
 std::optional<std::string> refusal(const Recipe& recipe, const ChoiceInputs& inputs, const Checkpoint& checkpoint) {
   if (!recipe.tensors.empty() || !inputs.recipe.rules.empty() || !inputs.limits.why_not) return std::nullopt;
-  const std::string model_type = model_type_of(checkpoint);
+  const std::string model_type = model_type_of(checkpoint.config());
   for (const SourceTensor& tensor : checkpoint.tensors()) {
     if (tensor.shape.size() != 2 || default_keep_reason(tensor, model_type) != KeepReason::kNone) continue;
     QuantSpec spec;

@@ -15,6 +15,7 @@
 #include "sharding/coded_elements.h"
 #include "sharding/formats/row_format.h"
 #include "sharding/given_groups.h"
+#include "sharding/model_type.h"
 
 namespace halfquad {
 namespace {
@@ -161,11 +162,6 @@ class LayerConverter {
   std::int64_t rows_;
   DType stored_;
 };
-
-std::string model_type_of(const std::optional<boost::json::object>& config) {
-  const boost::json::value* type = config ? config->if_contains("model_type") : nullptr;
-  return type != nullptr && type->is_string() ? std::string(type->get_string()) : std::string();
-}
 
 DType plain_dtype(const Checkpoint& checkpoint) {
   const std::string name = model_dtype(checkpoint);

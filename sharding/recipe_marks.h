@@ -12,7 +12,4 @@ namespace halfquad {
 /// ones do. Throws kUsage as decide() does.
 [[nodiscard]] std::vector<std::string> pattern_marks(const Checkpoint& checkpoint, const Recipe& recipe);
 
-/// As config.json has it; empty when it says nothing.
-[[nodiscard]] std::string model_type_of(const Checkpoint& checkpoint);
-
 }  // namespace halfquad

@@ -11,6 +11,7 @@
 #include "runtime/text.h"
 #include "sharding/best_solver.h"
 #include "sharding/gguf_source.h"
+#include "sharding/model_type.h"
 #include "sharding/recipe_marks.h"
 
 namespace halfquad {
@@ -101,7 +102,7 @@ void require_unquantized_source(const Checkpoint& checkpoint) {
 class Decider {
  public:
   Decider(const Checkpoint& checkpoint, const Recipe& recipe, const SpecLimits& format)
-      : checkpoint_(checkpoint), recipe_(recipe), format_(format), model_type_(model_type_of(checkpoint)) {
+      : checkpoint_(checkpoint), recipe_(recipe), format_(format), model_type_(model_type_of(checkpoint.config())) {
     for (const Rule& rule : recipe.rules) rules_.emplace_back(rule.pattern, "rule");
     for (const std::string& skip : recipe.skip) skips_.emplace_back(skip, "skip pattern");
   }
@@ -282,12 +283,6 @@ SpecLimits hqq_limits() {
 
 SolverKind best_solver(const QuantSpec& spec) noexcept {
   return spec.axis == 1 && spec.channel_wise ? SolverKind::kAls : SolverKind::kHqq;
-}
-
-std::string model_type_of(const Checkpoint& checkpoint) {
-  if (!checkpoint.config()) return {};
-  const boost::json::value* type = checkpoint.config()->if_contains("model_type");
-  return type != nullptr && type->is_string() ? std::string(type->get_string()) : std::string();
 }
 
 std::vector<std::string> pattern_marks(const Checkpoint& checkpoint, const Recipe& recipe) {

@@ -9,7 +9,7 @@
 
 #include "sharding/formats/gguf_mixture.h"
 #include "sharding/gaussian.h"
-#include "sharding/recipe_marks.h"
+#include "sharding/model_type.h"
 
 namespace halfquad {
 namespace {
@@ -52,7 +52,7 @@ Recipe recipe_with(const SpecChoice& choice, Recipe recipe, const Format& format
   if (choice.group_size) recipe.defaults.group_size = choice.group_size;
   if (!choice.mixture.empty()) recipe.tensors.merge(format.mixture(choice.mixture, checkpoint));
   if (!choice.upper || recipe.defaults.keep.value_or(false)) return recipe;
-  const std::string model_type = model_type_of(checkpoint);
+  const std::string model_type = model_type_of(checkpoint.config());
   for (const SourceTensor& tensor : checkpoint.tensors()) {
     if (classes.of(module_of(tensor.name)) >= choice.promoted) continue;
     if (default_keep_reason(tensor, model_type) != KeepReason::kNone) continue;
