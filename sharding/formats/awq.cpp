@@ -46,8 +46,10 @@ class AwqFormat final : public Format {
     for (const Decision& decision : decisions) {
       HALFQUAD_REQUIRE(
           !decision.quantize() || decision.spec.group_size == usual.group_size, kUsage,
-          fmt::format("awq has one group size for the whole model: {} has {}, others {}",
-                      quoted(checkpoint.tensors()[decision.source].name), decision.spec.group_size, usual.group_size));
+          fmt::format(
+              "awq has one group size for the whole model: {} has {}, others {}; give all the same, or leave the "
+              "layer out with --skip",
+              quoted(checkpoint.tensors()[decision.source].name), decision.spec.group_size, usual.group_size));
     }
   }
 

@@ -154,6 +154,11 @@ class RanksTest(Jobs):
                 self.clear(out)
 
 
+    def test_groups_of_several_sizes_are_refused_for_awq(self):
+        said = self.run_to_end(self.quantize("awq", self.root / "mixed", "--rule", "down_proj=group-size:64"), code=USAGE)
+        self.assertRegex(said, "one group size for the whole model: .*down_proj.* has 64, others 32; give all the same")
+        self.assertFalse((self.root / "mixed.partial").exists())
+
     def test_a_gguf_source_gives_the_same_bytes_to_any_ranks(self):
         source = self.root / "source.gguf"
         # Most of it BF16, a layer and the embedding Q8_0.
