@@ -12,18 +12,15 @@
 #include <fmt/format.h>
 
 #include "io/block_digest.h"
-#include "io/image_writer.h"
 #include "io/output_directory.h"
-#include "io/safetensors_header.h"
-#include "kernels/fused_gemm.h"
 #include "launcher/cli.h"
 #include "launcher/commands.h"
 #include "launcher/environment.h"
 #include "launcher/exit_code.h"
 #include "launcher/help_formatter.h"
+#include "launcher/measurement.h"
 #include "launcher/options.h"
 #include "launcher/side_files.h"
-#include "launcher/version.h"
 #include "runtime/check.h"
 #include "runtime/log.h"
 #include "runtime/machine.h"
@@ -32,7 +29,6 @@
 #include "sharding/forward/rank_exchange.h"
 #include "sharding/forward/routing.h"
 #include "sharding/forward/text_tokens.h"
-#include "sharding/source_digest.h"
 #include "sharding/source_model.h"
 
 namespace halfquad {
@@ -65,7 +61,7 @@ struct ImportanceOptions {
 };
 
 /// What is measured, the same on every rank.
-struct Measurement {
+struct Subject {
   Checkpoint checkpoint;
   DecoderModel model;
   TokenBatch batch;
@@ -80,13 +76,7 @@ struct GivenTokens {
 
 /// The metadata of OUT, without what is known only later. Nothing in it may depend on how the work is divided.
 std::map<std::string, std::string> describe(const GivenTokens& tokens, const Checkpoint& checkpoint) {
-  const TokenBatch& batch = tokens.batch;
-  std::map<std::string, std::string> about = {{"format", "pt"},
-                                              {"halfquad_version", HALFQUAD_VERSION},
-                                              {"model_digest", source_digest(checkpoint)},
-                                              {"tokens", fmt::format("{}", batch.tokens())},
-                                              {"sequences", fmt::format("{}", batch.sequences())},
-                                              {"length", fmt::format("{}", batch.longest())}};
+  std::map<std::string, std::string> about = measurement_metadata(checkpoint, tokens.batch);
   about.merge(std::map(tokens.about));
   return about;
 }
@@ -97,10 +87,9 @@ GivenTokens make_random(const ImportanceOptions& options, std::int64_t vocabular
   RandomTokens what{.seed = options.seed};
   what.tokens = options.tokens.value_or(what.tokens);
   what.length = options.length.value_or(what.length);
-  return {random_tokens(what, vocabulary),
-          {{"seed", fmt::format("{}", what.seed)},
-           {"command", fmt::format("halfquad importance --tokens {} --length {} --seed {}", what.tokens, what.length,
-                                   what.seed)}}};
+  GivenTokens made{random_tokens(what, vocabulary), {}};
+  add_random_tokens(made.about, what);
+  return made;
 }
 
 GivenTokens tokenize(const Context& context, const ImportanceOptions& options, const Checkpoint& checkpoint,
@@ -127,7 +116,7 @@ GivenTokens read_numbers(const Context& context, const ImportanceOptions& option
   return {std::move(batch), std::move(about)};
 }
 
-Measurement prepare(const Context& context, const ImportanceOptions& options) {
+Subject prepare(const Context& context, const ImportanceOptions& options) {
   Checkpoint checkpoint = open_source(context.fs, options.model);
   DecoderModel model = bind_decoder(checkpoint);  // points to tensors, which stay where they are when it moves
   GivenTokens tokens = !options.text.empty()          ? tokenize(context, options, checkpoint, model.vocabulary())
@@ -138,7 +127,7 @@ Measurement prepare(const Context& context, const ImportanceOptions& options) {
 }
 
 /// Throws kUsage on all ranks when one was told something else, or has another model.
-void require_agreement(const Measurement& mine, RankExchange& exchange) {
+void require_agreement(const Subject& mine, RankExchange& exchange) {
   std::string text;
   for (const auto& [key, value] : mine.metadata) text += fmt::format("{}={}\n", key, value);
   const auto bytes = std::as_bytes(std::span(text));
@@ -150,43 +139,7 @@ void require_agreement(const Measurement& mine, RankExchange& exchange) {
   }
 }
 
-ModelPower measure(const Context& context, const ImportanceOptions& options, const Measurement& job,
-                   RankExchange& exchange, int processes) {
-  ForwardOptions forward;
-  forward.threads = options.machine.thread_count(processes);
-  forward.memory_bytes = options.machine.memory_bytes(processes);
-  forward.read_mode = options.machine.read_mode();
-  forward.multiply = options.machine.isa.empty() ? fused_multiply() : fused_multiply(options.machine.isa);
-  ProgressCounters progress;
-  ProgressOptions shown = options.machine.progress_options();
-  if (exchange.rank() != 0) shown.mode = ProgressMode::kNone;
-  ProgressMeter meter(progress, forward_totals(job.model), shown, "measuring");
-  return measure_inputs(context.fs, job.checkpoint, job.model, job.batch, forward, exchange, progress, context.stop);
-}
-
-void write_power(const Context& context, const std::filesystem::path& path, const ModelPower& power,
-                 const std::map<std::string, std::string>& metadata) {
-  std::vector<TensorEntry> entries;
-  std::vector<ImageWriter::Slot> slots;
-  std::uint64_t at = 0;
-  for (const InputPower& module : power.modules) {
-    const std::uint64_t bytes = module.mean_squares.size() * sizeof(float);
-    entries.push_back({.name = module.module,
-                       .dtype = DType::kF32,
-                       .shape = {static_cast<std::int64_t>(module.mean_squares.size())},
-                       .begin = at,
-                       .end = at + bytes});
-    slots.push_back({module.module, bytes});
-    at += bytes;
-  }
-  ImageWriter writer(context.fs, path, safetensors_image(entries, metadata), slots, WriteMode::kBuffered);
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    writer.write(i, 0, std::as_bytes(std::span(power.modules[i].mean_squares)));
-  }
-  writer.finish();
-}
-
-std::string summary(const ImportanceOptions& options, const Measurement& job, const ModelPower& power, double seconds) {
+std::string summary(const ImportanceOptions& options, const Subject& job, const ModelPower& power, double seconds) {
   std::string text = fmt::format(
       "{}: mean squares of the inputs of {} linear layers, {} of {} tokens in {} sequences, "
       "{:.1f} s\n",
@@ -205,26 +158,24 @@ void lead(const Context& context, const ImportanceOptions& options, RankExchange
   const auto start = std::chrono::steady_clock::now();
   OutputDirectory out(context.fs, options.out, options.model, options.overwrite ? Overwrite::kYes : Overwrite::kNo,
                       Leftover::kDiscard, OutputDirectory::SingleFile{kFileName, ""});
-  std::optional<Measurement> job;
+  std::optional<Subject> job;
   ModelPower power;
   fill_and_commit(out, [&] {
     job.emplace(prepare(context, options));
     require_agreement(*job, exchange);
-    power = measure(context, options, *job, exchange, processes);
-    if (power.experts > 0) {
-      job->metadata["experts"] = fmt::format("{}", power.experts);
-      job->metadata["experts_with_few_tokens"] = fmt::format("{}", power.filled_experts);
-    }
-    write_power(context, out.path_of(kFileName), power, job->metadata);
+    power = measure_on_host(context, options.machine, {job->checkpoint, job->model, job->batch, processes}, exchange);
+    add_experts(job->metadata, power);
+    write_text(context.fs, out.path_of(kFileName), importance_file(power, job->metadata));
   });
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   context.out << summary(options, *job, power, seconds);
 }
 
 void follow(const Context& context, const ImportanceOptions& options, RankExchange& exchange, int processes) {
-  const Measurement job = prepare(context, options);
+  const Subject job = prepare(context, options);
   require_agreement(job, exchange);
-  static_cast<void>(measure(context, options, job, exchange, processes));
+  static_cast<void>(
+      measure_on_host(context, options.machine, {job.checkpoint, job.model, job.batch, processes}, exchange));
 }
 
 void run_importance(const Context& context, const ImportanceOptions& options) {

@@ -11,6 +11,7 @@
 #include "launcher/bench.h"
 #include "launcher/commands.h"
 #include "launcher/job.h"
+#include "launcher/measured_importance.h"
 #include "launcher/options.h"
 #include "launcher/plan_fit.h"
 #include "launcher/plan_ranks.h"
@@ -97,6 +98,7 @@ struct PlanFacts {
   int threads = 1;
   std::uint64_t memory_bytes = 0;
   std::vector<std::string> warnings;
+  bool measures = false;  ///< The inputs of the layers, before the job.
   std::optional<RankPlan> ranks;
   std::optional<SlurmRequest> slurm;
 };
@@ -193,6 +195,10 @@ std::string plan_text(const std::string& model, const Job& job, const PlanFacts&
       {"time here", fmt::format("about {:.1f} s, bound by {} (reading {:.1f} s, solving {:.1f} s, writing {:.1f} s)",
                                 prediction.seconds, prediction.bound, prediction.read_seconds, prediction.solve_seconds,
                                 prediction.write_seconds)});
+  if (facts.measures) {
+    const double seconds = measuring_seconds(prediction.read_seconds, prediction.solve_seconds);
+    table.add_row({"before that", measuring_text(seconds)});
+  }
   table.add_row({"on nodes", nodes_text(facts)});
   return text + "\n" + table.text(2) + "\n" + alternatives_text(facts.alternatives, facts.fit);
 }
@@ -220,7 +226,9 @@ void add_times_json(const Job& job, const PlanFacts& facts, json::object& out) {
                        {"bound", prediction.bound},
                        {"read_seconds", prediction.read_seconds},
                        {"solve_seconds", prediction.solve_seconds},
-                       {"write_seconds", prediction.write_seconds}};
+                       {"write_seconds", prediction.write_seconds},
+                       {"measuring_seconds",
+                        facts.measures ? measuring_seconds(prediction.read_seconds, prediction.solve_seconds) : 0.0}};
   out["rates"] = {{"read_bytes_per_s", facts.rates.read_bytes_per_s},
                   {"write_bytes_per_s", facts.rates.write_bytes_per_s},
                   {"weights_per_s_per_core", facts.rates.weights_per_s_per_core},
@@ -289,7 +297,8 @@ void print_plan(const Context& context, const PlanOptions& options, const std::f
   if (facts.fitted || spec.has_target()) {
     facts.command = quantize_command(options.model.empty() ? "MODEL" : options.model, spec);
   }
-  const Job job = prepare_job(context, model, spec, options.machine);
+  facts.measures = would_measure(context, model, spec);
+  const Job job = prepare_job(context, model, facts.measures ? to_be_measured(spec) : spec, options.machine);
   facts.inventory = take_inventory(job.checkpoint, job.decisions, job.layout);
   facts.rates = rates_of(context, options, job);
   facts.threads = options.machine.thread_count();
@@ -297,6 +306,7 @@ void print_plan(const Context& context, const PlanOptions& options, const std::f
   facts.fit = card_fit(options.fit, model_facts(job.checkpoint), job.layout.data_bytes());
   if (options.ranks.any()) {
     facts.ranks = plan_ranks(context.fs, options.ranks, job, facts.rates);
+    facts.ranks->measures = facts.measures;
   } else {
     facts.alternatives = alternatives_of(context, job.checkpoint, spec,
                                          job.chosen ? job.chosen->sized.choice : SpecChoice{}, facts.threads);

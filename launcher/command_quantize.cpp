@@ -12,6 +12,7 @@
 #include "launcher/exit_code.h"
 #include "launcher/help_formatter.h"
 #include "launcher/job.h"
+#include "launcher/measured_importance.h"
 #include "launcher/options.h"
 #include "launcher/quantize_job.h"
 #include "launcher/run_quantize.h"
@@ -49,6 +50,20 @@ constexpr char kFooter[] =
     "continued by the same command, with any number of ranks.\n"
     "A first SIGINT, SIGTERM or SIGUSR1 stops cleanly with exit code 75, a second one at once.\n";
 
+/// As rank 0, which speaks for all. Before there is a JobLeader: this is between the ranks alone.
+QuantizeOptions with_measured(const Context& context, const QuantizeOptions& options, Communicator& communicator,
+                              JobMonitor& monitor) {
+  QuantizeOptions measured = options;
+  try {
+    measured.spec.measured = measure_for_job(context, options, communicator, &monitor);
+  } catch (const Error& error) {
+    const int code = report_error(context, error);
+    monitor.end(code, error.what());
+    throw QuietExit{code};
+  }
+  return measured;
+}
+
 void lead(const Context& context, const QuantizeOptions& options, const std::vector<std::string>& command,
           Communicator& communicator) {
   Log log(options.machine.level(), options.machine.format());
@@ -59,10 +74,11 @@ void lead(const Context& context, const QuantizeOptions& options, const std::vec
     monitor.count_warning();
     log.warn(text);
   };
+  const QuantizeOptions measured = with_measured(context, options, communicator, monitor);
   JobLeader leader(communicator, host_name(), context.stop, warn);
   try {
     const Leading by{leader, communicator.local_size(), warn, {}, &monitor};
-    static_cast<void>(lead_job(context, options, command, by));
+    static_cast<void>(lead_job(context, measured, command, by));
     monitor.end(kExitDone);
   } catch (const Error& error) {
     const bool lost = leader.fail(error);
@@ -78,6 +94,11 @@ void lead(const Context& context, const QuantizeOptions& options, const std::vec
 void follow(const Context& context, const QuantizeOptions& options, Communicator& communicator) {
   QuantizeOptions silent = options;
   silent.machine.progress = "none";
+  try {
+    silent.spec.measured = measure_for_job(context, silent, communicator, nullptr);
+  } catch (const Error& error) {
+    throw QuietExit{exit_code(error.code())};
+  }
   JobFollower follower(communicator, host_name(), context.stop);
   std::optional<Error> end;
   try {
@@ -169,6 +190,7 @@ Command add_quantize(CLI::App& root, const Context& context, const std::vector<s
   options->prepare = [](const Context& at, const QuantizeOptions& chosen, const NonfiniteSearch& search) {
     return prepare_job(at, chosen.model, chosen.spec, chosen.machine, search);
   };
+  options->measures = true;
   return {app,
           [&context, options, &arguments] {
             options->single_file = names_single_file(options->out, options->spec);

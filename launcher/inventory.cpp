@@ -85,7 +85,7 @@ namespace {
 
 std::string weights_text(const QuantSpec& spec) {
   if (!spec.weighted()) return {};
-  return spec.importance == Importance::kFile ? ", columns weighted by a file" : ", columns weighted by themselves";
+  return spec.importance == Importance::kFile ? ", columns weighted as measured" : ", columns weighted by themselves";
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "io/memory_read_file.h"
 #include "launcher/inventory.h"
 #include "launcher/version.h"
 #include "runtime/check.h"
@@ -98,12 +99,19 @@ Recipe without(Recipe recipe, const Checkpoint& checkpoint, std::span<const Deci
   return recipe;
 }
 
-/// Gives layers their entries in the importance file. Null when none is named.
+/// Gives layers their entries in the importance file, or in what was measured. Null without either.
 std::shared_ptr<const GivenImportance> take_importance(const Context& context, const Checkpoint& checkpoint,
                                                        const SpecOptions& spec, std::vector<Decision>& decisions) {
   const bool wanted = std::ranges::any_of(decisions, [](const Decision& decision) {
     return decision.quantize() && decision.spec.weighted() && decision.spec.importance == Importance::kFile;
   });
+  if (spec.measured && spec.measured->file) {
+    if (!wanted || spec.measured->file->empty()) return nullptr;
+    auto found = std::make_shared<GivenImportance>(
+        ImportanceFile::parse(std::make_unique<MemoryReadFile>(spec.measured->file), spec.measured->about));
+    found->assign(checkpoint, decisions);
+    return found;
+  }
   if (spec.importance_file().empty()) {
     HALFQUAD_REQUIRE(!wanted, kUsage, "a rule or the recipe says importance:file; pass --importance FILE with it");
     return nullptr;
@@ -118,7 +126,10 @@ std::shared_ptr<const GivenImportance> take_importance(const Context& context, c
 
 }  // namespace
 
-std::string importance_digest(const Job& job) { return job.importance ? job.importance->digest() : std::string(); }
+std::string importance_digest(const Job& job) {
+  if (job.importance) return job.importance->digest();
+  return job.measured ? job.measured->disagreeing : std::string();
+}
 
 Job prepare_job(const Context& context, const std::filesystem::path& model, const SpecOptions& spec,
                 const MachineOptions& machine, const NonfiniteSearch& search) {
@@ -158,7 +169,8 @@ Job prepare_job(const Context& context, const std::filesystem::path& model, cons
           .layout = std::move(layout),
           .plan = std::move(plan),
           .importance = std::move(importance),
-          .chosen = std::move(chosen)};
+          .chosen = std::move(chosen),
+          .measured = spec.measured};
 }
 
 namespace {
@@ -177,7 +189,9 @@ std::vector<std::string> job_warnings(const Job& job) {
   const std::vector<std::string> of_format =
       job.layout.format().warnings({job.checkpoint, job.decisions, job.layout.stored(), job.texts});
   warnings.insert(warnings.end(), of_format.begin(), of_format.end());
-  if (job.importance && !job.importance->missing().empty()) warnings.push_back(missing_text(*job.importance));
+  // Of its own measurements every job lacks those of layers that no token passes; the summary counts them.
+  if (job.importance && !job.has_measured() && !job.importance->missing().empty())
+    warnings.push_back(missing_text(*job.importance));
   if (job.converted) warnings.insert(warnings.end(), job.converted->notes.begin(), job.converted->notes.end());
   if (warnings.size() > kWarningsShown) {
     const std::size_t more = warnings.size() - kWarningsShown;

@@ -39,16 +39,21 @@ struct Job {
   SourceTexts texts;  ///< That the format wants.
   OutputLayout layout;
   Plan plan;
-  std::shared_ptr<const GivenImportance> importance = nullptr;  ///< When --importance names a file.
-  std::optional<ConvertedFrom> converted = {};                  ///< When the source is quantized already.
-  std::optional<ChosenSpec> chosen = {};                        ///< When a budget is given instead of bits.
-  std::vector<EnclosedFile> enclosed = {};                      ///< Side files inside what is converted.
+  std::shared_ptr<const GivenImportance> importance = nullptr;   ///< When --importance names a file, or for `measured`.
+  std::optional<ConvertedFrom> converted = {};                   ///< When the source is quantized already.
+  std::optional<ChosenSpec> chosen = {};                         ///< When a budget is given instead of bits.
+  std::vector<EnclosedFile> enclosed = {};                       ///< Side files inside what is converted.
+  std::shared_ptr<const MeasuredImportance> measured = nullptr;  ///< SpecOptions::measured
+
+  /// Whether `importance` is what the job itself measured.
+  [[nodiscard]] bool has_measured() const noexcept { return importance && measured && measured->file; }
 };
 
 /// Of the texts that the format wants, those that are beside the checkpoint.
 [[nodiscard]] SourceTexts read_texts(FileSystem& fs, const Checkpoint& checkpoint, const Format& format);
 
-/// Checksum of the job's importance file; empty without one.
+/// Checksum of the job's importance file, or what a rank would have measured other than the rest; empty without
+/// either.
 [[nodiscard]] std::string importance_digest(const Job& job);
 
 /// How the search for NaN and infinity is done: by default, by this process alone.

@@ -76,9 +76,11 @@ void add_numeric_options(CLI::App& app, SpecOptions& options) {
       ->group(kNumerics);
   app.add_option(
          "--importance", options.importance,
-         "als: how much the errors of an input channel count: weights (a guess from the channel's own), none (all "
-         "the same), or FILE with what was measured: llama.cpp's imatrix, or safetensors with a vector for each module")
-      ->default_str("weights")
+         "als: how much the errors of an input channel count: random (measured first, with random tokens, as the "
+         "command importance does), weights (a guess from the channel's own), none (all the same), or FILE with what "
+         "was measured: llama.cpp's imatrix, or safetensors with a vector for each module; auto is random for models "
+         "that importance knows, else weights")
+      ->default_str("auto")
       ->type_name("HOW|FILE")
       ->group(kNumerics);
   app.add_option("--importance-power", options.importance_power, "als: power taken of the importance")
@@ -289,10 +291,14 @@ Recipe SpecOptions::build_recipe(FileSystem& fs) const {
   if (iters) built.defaults.iters = iters;
   if (starts) built.defaults.starts = starts;
   if (!importance_file().empty()) {
-    HALFQUAD_REQUIRE(fs.kind(importance) == FileKind::kFile, kUsage,
-                     fmt::format("--importance: {} is neither none, weights nor a file", quoted(importance)));
+    HALFQUAD_REQUIRE(
+        fs.kind(importance) == FileKind::kFile, kUsage,
+        fmt::format("--importance: {} is neither auto, random, weights, none nor a file", quoted(importance)));
     built.defaults.importance = Importance::kFile;
-  } else if (!importance.empty()) {
+  } else if (wants_measuring()) {
+    const bool recipe_says = importance.empty() && built.defaults.importance;
+    if (measured && measured->file && !recipe_says) built.defaults.importance = Importance::kFile;
+  } else {
     built.defaults.importance = importance_from_name(importance);
   }
   if (importance_power) built.defaults.importance_power = importance_power;
@@ -322,7 +328,11 @@ void SpecOptions::add_named(Recipe& built, const Checkpoint& checkpoint) const {
 }
 
 std::string SpecOptions::importance_file() const {
-  return importance == "none" || importance == "weights" ? std::string() : importance;
+  return wants_measuring() || importance == "none" || importance == "weights" ? std::string() : importance;
+}
+
+bool SpecOptions::wants_measuring() const {
+  return importance.empty() || importance == "auto" || importance == "random";
 }
 
 std::uint64_t SpecOptions::max_shard_bytes() const {

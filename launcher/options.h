@@ -48,6 +48,17 @@ void add_memory_options(CLI::App& app, MachineOptions& options);   ///< --memory
 void add_solver_options(CLI::App& app, MachineOptions& options);   ///< --backend, --isa
 void add_message_options(CLI::App& app, MachineOptions& options);  ///< --progress, --log-level, ...
 
+/// What a job finds of the inputs of its layers before its work, or why it does not.
+struct MeasuredImportance {
+  /// The bytes of an importance file; null: nothing was measured; empty: it will be.
+  std::shared_ptr<const std::string> file;
+  std::string about;  ///< What was run.
+  std::string why_not;
+  std::string disagreeing;  ///< What this rank would have measured, when others would not.
+  bool was_there = false;   ///< An interrupted run had measured it.
+  double seconds = 0;
+};
+
 /// Options that decide the output's bytes.
 struct SpecOptions {
   std::string bits;
@@ -56,7 +67,7 @@ struct SpecOptions {
   std::string solver;
   std::optional<int> iters;
   std::optional<int> starts;
-  std::string importance;  ///< "none", "weights", or a file's path.
+  std::string importance;  ///< "auto" (or empty), "random", "weights", "none", or a file's path.
   std::optional<double> importance_power;
   std::string round_zero = "auto";
   bool per_tensor = false;
@@ -74,6 +85,8 @@ struct SpecOptions {
   std::string target_size;
   std::optional<double> target_bpw;
   std::string embeddings;  ///< "8", "6", "keep"; empty: keep, or as the mixture has it.
+  /// Found by the job itself, not an option; null before.
+  std::shared_ptr<const MeasuredImportance> measured = nullptr;
 
   /// Whether bits are to be chosen by a budget.
   [[nodiscard]] bool has_target() const noexcept { return !target_size.empty() || target_bpw; }
@@ -88,6 +101,8 @@ struct SpecOptions {
   [[nodiscard]] SpecLimits limits() const;
   /// The file that --importance names; empty when it does not.
   [[nodiscard]] std::string importance_file() const;
+  /// Whether the job is to measure what the inputs of layers are like.
+  [[nodiscard]] bool wants_measuring() const;
   /// --max-shard-size; OutputLayout::kOneFile without it.
   [[nodiscard]] std::uint64_t max_shard_bytes() const;
 };

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "launcher/help_formatter.h"
+#include "launcher/measured_importance.h"
 #include "launcher/summary.h"
 #include "launcher/table.h"
 #include "runtime/check.h"
@@ -188,6 +189,15 @@ RankPlan plan_ranks(FileSystem& fs, const RankOptions& options, const Job& job, 
   return plan;
 }
 
+double measuring_seconds(const RankPlan& plan, const RankPlan::Row& row) noexcept {
+  const Bound& bound = row.dynamic.bound;
+  return plan.measures ? measuring_seconds(bound.read_seconds, bound.solve_seconds) : 0;
+}
+
+std::string measuring_text(double seconds) {
+  return fmt::format("about {:.1f} s measure the inputs of the layers (--importance weights spares that)", seconds);
+}
+
 std::string ranks_text(const RankPlan& plan) {
   if (plan.is_table) return table_text(plan);
   const RankPlan::Row& row = plan.rows.front();
@@ -209,6 +219,7 @@ std::string ranks_text(const RankPlan& plan) {
                                      "(reading {:.2f} s, solving {:.2f} s, writing {:.2f} s)",
                                      row.dynamic.seconds, bound.name, 100 * row.dynamic.efficiency(), bound.seconds,
                                      bound.read_seconds, bound.solve_seconds, bound.write_seconds)});
+  if (plan.measures) table.add_row({"before that", measuring_text(measuring_seconds(plan, row))});
   table.add_row({"static", fmt::format("about {:.2f} s with --schedule static", row.fixed.seconds)});
   if (plan.stragglers.fraction > 0) table.add_row({"stragglers", stragglers_text(plan.stragglers)});
   return table.text(2);
@@ -228,6 +239,7 @@ json::object ranks_json(const RankPlan& plan) {
                    {"memory_bytes_per_rank", plan.memory_bytes},
                    {"simulations", std::move(rows)}};
   if (plan.is_table) return out;
+  out["measuring_seconds"] = measuring_seconds(plan, plan.rows.front());
   json::array shares;
   for (const RankLoad& load : plan.loads) {
     shares.push_back({{"pieces", load.items},

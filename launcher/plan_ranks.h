@@ -41,7 +41,14 @@ struct RankPlan {
   std::vector<Row> rows;
   std::vector<RankLoad> loads;  ///< Of each rank.
   std::uint64_t memory_bytes = 0;
+  bool measures = false;  ///< The inputs of the layers, before the job; no part of the rows.
 };
+
+/// About how long a job over these ranks measures before its work.
+[[nodiscard]] double measuring_seconds(const RankPlan& plan, const RankPlan::Row& row) noexcept;
+/// That as a person reads it.
+[[nodiscard]] std::string measuring_text(double seconds);
+
 /// `known`: rates measured or given one by one; they go before the file's.
 [[nodiscard]] RankPlan plan_ranks(FileSystem& fs, const RankOptions& options, const Job& job, const Rates& known);
 

@@ -109,7 +109,7 @@ SlurmRequest slurm_request(const SlurmOptions& options, const Job& job, const Ra
       static_cast<std::uint64_t>(request.ranks_per_node()) * (request.memory_bytes + kBesideBudget) +
       static_cast<std::uint64_t>(request.gpus_per_node) * kBesideGpu;
   request.node_gib = round_up(node_bytes, kGiB) / kGiB;
-  request.predicted_seconds = row.dynamic.seconds;
+  request.predicted_seconds = row.dynamic.seconds + measuring_seconds(plan, row);
   const double minutes = kTimeMargin * request.predicted_seconds / 60 + kStartMinutes;
   request.minutes = static_cast<int>(std::ceil(minutes / kMinutesStep)) * kMinutesStep;
   request.bound = row.dynamic.bound.name;

@@ -77,6 +77,7 @@ RankJob rank_job(const Context& context, const Job& job, const QuantizeOptions& 
   run.nonfinite = options.spec.nonfinite == "zero" ? NonFinite::kZero : NonFinite::kError;
   run.make_solver = options.machine.solver_factory();
   run.importance = job.importance.get();
+  if (job.has_measured()) run.memory_bytes -= std::min<std::uint64_t>(run.memory_bytes, job.measured->file->size());
   require_memory(job.plan, run.memory_bytes);
   return {.fs = context.fs,
           .checkpoint = job.checkpoint,
@@ -88,7 +89,8 @@ RankJob rank_job(const Context& context, const Job& job, const QuantizeOptions& 
           .schedule = options.schedule == "static" ? Schedule::kStatic : Schedule::kDynamic,
           .assembly = assembly_from_name(options.assembly),
           .fingerprint = fingerprint_of(job.checkpoint, job.layout, options.spec.nonfinite, HALFQUAD_VERSION,
-                                        importance_digest(job))};
+                                        importance_digest(job)),
+          .measured = job.has_measured() ? job.measured->file.get() : nullptr};
 }
 
 namespace {

@@ -153,10 +153,12 @@ json::object tensors_object(const OutputLayout& layout, const RunResult& result)
   return tensors;
 }
 
-json::object importance_object(const GivenImportance& importance) {
+json::object importance_object(const Job& job) {
+  const GivenImportance& importance = *job.importance;
   const std::string& path = importance.file().name();
-  return {{"path", is_utf8(path) ? path : quoted(path)},
-          {"kind", importance.file().kind_name()},
+  const bool measured = job.has_measured();
+  return {{"path", measured ? json::value() : json::value(is_utf8(path) ? path : quoted(path))},
+          {"kind", measured ? job.measured->about : std::string(importance.file().kind_name())},
           {"xxh3", importance.digest()},
           {"entries", importance.file().entries().size()},
           {"layers", importance.layers()},
@@ -215,7 +217,7 @@ boost::json::object build_report(const Job& job, const SpecOptions& spec, const 
       {"tensors", tensors_object(job.layout, result)},
   };
   if (job.chosen) report["target"] = job.chosen->json();
-  if (job.importance) report["importance"] = importance_object(*job.importance);
+  if (job.importance) report["importance"] = importance_object(job);
   if (job.converted) report["converted"] = conversion_json(job, result);
   return report;
 }

@@ -26,6 +26,7 @@ struct QuantizeOptions {
   MachineOptions machine;
   DeviceOptions devices;
   bool single_file = false;  ///< OUT is one file.
+  bool measures = false;     ///< The job is one that --importance auto and random are for.
   /// Makes the job of these options; every rank does, with the same result.
   std::function<Job(const Context&, const QuantizeOptions&, const NonfiniteSearch&)> prepare;
 };

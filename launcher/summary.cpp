@@ -75,10 +75,18 @@ std::string devices_text(const RunFacts& facts, const RunResult& result, std::ui
   return text;
 }
 
-std::string importance_text(const GivenImportance& importance) {
+std::string importance_text(const Job& job) {
+  if (!job.importance) return "guessed from the weights: " + job.measured->why_not;
+  const GivenImportance& importance = *job.importance;
   const std::size_t missing = importance.missing().size();
-  std::string text = fmt::format("{} of {} layers from {}, {}", importance.layers(), importance.layers() + missing,
-                                 quoted(importance.file().name()), importance.file().kind_name());
+  std::string text = fmt::format("{} of {} layers ", importance.layers(), importance.layers() + missing);
+  if (job.has_measured()) {
+    text += fmt::format("by {}, {}", job.measured->about,
+                        job.measured->was_there ? "as the interrupted run measured them"
+                                                : fmt::format("measured in {:.1f} s", job.measured->seconds));
+  } else {
+    text += fmt::format("from {}, {}", quoted(importance.file().name()), importance.file().kind_name());
+  }
   if (missing > 0) text += fmt::format("; {} without an entry by their own weights", missing);
   return text;
 }
@@ -128,7 +136,9 @@ std::string summary_text(const Job& job, const RunResult& result, const RunFacts
       {"error", fmt::format("relative {}{}, SQNR {}, mean {:.3g}, largest {:.3g}", ratio_text(errors.relative),
                             errors.weighted ? fmt::format(" (weighted {:.5f})", *errors.weighted) : "",
                             decibel_text(errors.sqnr_db), errors.mean_abs, errors.max_abs)});
-  if (job.importance) facts_table.add_row({"importance", importance_text(*job.importance)});
+  if (job.importance || (job.measured && !job.measured->why_not.empty())) {
+    facts_table.add_row({"importance", importance_text(job)});
+  }
   if (job.converted) facts_table.add_row({"converted", conversion_text(job, result)});
   facts_table.add_row({"early stop", fmt::format("{} of {} layers; {} tiles were read twice for it", stopped,
                                                  result.tensors.size(), result.tiles_reread)});

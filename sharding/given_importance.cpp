@@ -13,10 +13,12 @@
 
 namespace halfquad {
 
-GivenImportance::GivenImportance(FileSystem& fs, const std::filesystem::path& path)
-    : file_(ImportanceFile::open(fs, path)), digest_(file_.digest()) {
+GivenImportance::GivenImportance(ImportanceFile file) : file_(std::move(file)), digest_(file_.digest()) {
   index_entries();
 }
+
+GivenImportance::GivenImportance(FileSystem& fs, const std::filesystem::path& path)
+    : GivenImportance(ImportanceFile::open(fs, path)) {}
 
 void GivenImportance::index_entries() {
   for (std::size_t i = 0; i < file_.entries().size(); ++i) {

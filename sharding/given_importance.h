@@ -27,7 +27,9 @@ namespace halfquad {
 /// experts, or the only row.
 class GivenImportance {
  public:
-  /// Reads the file once for its checksum. Throws what ImportanceFile::open() does.
+  /// Reads the file once for its checksum.
+  explicit GivenImportance(ImportanceFile file);
+  /// Throws what ImportanceFile::open() does.
   GivenImportance(FileSystem& fs, const std::filesystem::path& path);
 
   /// Finds the entries of the layers that want them (Importance::kFile); those without one, or with one that was

@@ -126,7 +126,7 @@ std::unique_ptr<WeightFiles> JobLeader::create_output(const RankJob& job) {
   job.fs.remove_all(job.partial / kPrivateFolder);
   auto files = std::make_unique<WeightFiles>(job.fs, job.partial, job.layout, job.write_mode);
   files->sync();
-  JobFolder(job.fs, job.partial).create(job.fingerprint);
+  JobFolder(job.fs, job.partial).create(job.fingerprint, job.measured);
   job.fs.sync_directory(job.partial);
   job.fs.sync_directory(job.partial.has_parent_path() ? job.partial.parent_path() : std::filesystem::path("."));
   run_number_ = 0;

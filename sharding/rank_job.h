@@ -34,6 +34,7 @@ struct RankJob {
   Schedule schedule = Schedule::kDynamic;
   Assembly assembly = Assembly::kAuto;
   Fingerprint fingerprint;
+  const std::string* measured = nullptr;          ///< For JobFolder::create().
   std::chrono::milliseconds keep_interval{1000};  ///< How often finished work is made durable.
 };
 

@@ -140,10 +140,11 @@ std::optional<Fingerprint> JobFolder::fingerprint() const {
   }
 }
 
-void JobFolder::create(const Fingerprint& fingerprint) {
+void JobFolder::create(const Fingerprint& fingerprint, const std::string* importance) {
   json::object parts;
   for (const auto& [part, text] : fingerprint) parts[part] = text;
   fs_.create_directory(folder_);
+  if (importance != nullptr) write_text(fs_, folder_ / kMeasuredName, *importance);
   // Under its own name only when it is whole: its presence is what makes the folder one to continue.
   const std::filesystem::path unfinished = folder_ / "job.json.new";
   write_text(fs_, unfinished,

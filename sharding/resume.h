@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -27,6 +28,9 @@ using Fingerprint = std::vector<std::pair<std::string, std::string>>;
 /// The parts that differ, as a sentence's part ("the source, the scale dtype"); empty when none does.
 [[nodiscard]] std::string differences(const Fingerprint& ours, const Fingerprint& theirs);
 
+/// File in the private folder with what a job measured of its layers' inputs.
+inline constexpr std::string_view kMeasuredName = "importance.safetensors";
+
 /// The private folder of an unfinished output: the job's description and the journals (io/FORMAT.md).
 class JobFolder {
  public:
@@ -35,7 +39,8 @@ class JobFolder {
 
   /// What began this folder; nothing when no job did, or none that can be read.
   [[nodiscard]] std::optional<Fingerprint> fingerprint() const;
-  void create(const Fingerprint& fingerprint);
+  /// `importance`: what the job measured before its work (kMeasuredName), or null.
+  void create(const Fingerprint& fingerprint, const std::string* importance = nullptr);
 
   /// Every intact record of every journal, in no particular order. Torn or damaged tails are left out.
   [[nodiscard]] std::vector<ItemRecord> records(const Plan& plan, const OutputLayout& layout) const;

@@ -14,6 +14,7 @@
 #include "io/posix_file_system.h"
 #include "launcher/inventory.h"
 #include "launcher/library/settings.h"
+#include "launcher/measured_importance.h"
 #include "launcher/quantize_job.h"
 #include "runtime/check.h"
 #include "runtime/machine.h"
@@ -154,6 +155,7 @@ QuantizeOptions quantize_options(const CheckpointJob& job) {
   options.prepare = [](const Context& at, const QuantizeOptions& chosen, const NonfiniteSearch& search) {
     return prepare_job(at, chosen.model, chosen.spec, chosen.machine, search);
   };
+  options.measures = true;
   return options;
 }
 
@@ -176,7 +178,7 @@ JobSummary summary_of(const FinishedJob& finished) {
 }
 
 JobSummary run(const CheckpointJob& job, StopFlag& stop, ProgressCaller& progress) {
-  const QuantizeOptions options = quantize_options(job);
+  QuantizeOptions options = quantize_options(job);
   const std::unique_ptr<FileSystem> files = make_posix_file_system();
   std::ostringstream summary, unused;
   const Context context{*files, stop, summary, unused, {}};
@@ -186,6 +188,7 @@ JobSummary run(const CheckpointJob& job, StopFlag& stop, ProgressCaller& progres
     if (job.warn) job.warn(text);
   };
   const std::unique_ptr<Communicator> alone = make_single_communicator();
+  options.spec.measured = measure_for_job(context, options, *alone, nullptr);
   JobLeader leader(*alone, host_name(), stop, warn);
   const Leading by{leader, 1, warn, [&progress](const ProgressCounters& counters, const ProgressTotals& totals) {
                      return progress.watch(counters, totals);

@@ -66,6 +66,9 @@ struct LinearRunner::Item {
   [[nodiscard]] std::uint64_t bytes() const {
     return static_cast<std::uint64_t>(rows * kPanelTokens * task->out->panels()) * kFloat;
   }
+  [[nodiscard]] std::uint64_t weights() const {
+    return static_cast<std::uint64_t>(rows * (task->matrix->cols + (task->gate == nullptr ? 0 : task->gate->cols)));
+  }
   [[nodiscard]] std::uint64_t source_bytes() const {
     const auto of = [this](const LinearPart* part) {
       return part == nullptr ? 0 : rows * part->cols * bytes_of(part->weight->dtype);
@@ -127,7 +130,7 @@ void LinearRunner::run(const std::vector<LinearTask>& tasks) {
                  compute(items[begin + static_cast<std::size_t>(index)], parts_.buffers.of(worker));
                });
   if (ranks > 1) exchange(items);
-  parts_.progress.tensors_done += tasks.size();
+  for (const LinearTask& task : tasks) parts_.progress.tensors_done += task.gate == nullptr ? 1 : 2;
 }
 
 void LinearRunner::compute(const Item& item, std::span<std::byte> memory) {
@@ -206,7 +209,7 @@ void LinearRunner::exchange(std::span<const Item> items) {
         from += bytes;
       });
       parts_.progress.source_bytes_done += item.source_bytes();
-      parts_.progress.weights_done += static_cast<std::uint64_t>(item.rows * item.task->matrix->cols);
+      parts_.progress.weights_done += item.weights();
     }
   }
 }

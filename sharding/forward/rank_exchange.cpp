@@ -59,12 +59,17 @@ std::vector<std::vector<std::byte>> RankExchange::all_gather(std::vector<std::by
   ++step_;
   if (size() > 1) send_to_all(step_, mine);
   all[static_cast<std::size_t>(rank())] = std::move(mine);
-  int missing = size() - 1;
+  collect(size() - 1, /*flush=*/true,
+          [&all](Message& message) { all[static_cast<std::size_t>(message.rank)] = std::move(message.data); });
+  return all;
+}
+
+void RankExchange::collect(int missing, bool flush, const std::function<void(Message&)>& keep) {
   Pause pause;
-  while (missing > 0 || communicator_.unsent() > 0) {
+  while (missing > 0 || (flush && communicator_.unsent() > 0)) {
     const auto here = std::ranges::find(early_, step_, &Message::tag);
     if (here != early_.end()) {
-      all[static_cast<std::size_t>(here->rank)] = std::move(here->data);
+      keep(*here);
       early_.erase(here);
       --missing;
       continue;
@@ -73,11 +78,24 @@ std::vector<std::vector<std::byte>> RankExchange::all_gather(std::vector<std::by
     if (std::optional<Message> message = communicator_.receive()) {
       take(std::move(*message));
       pause.reset();
-    } else if (missing > 0 || communicator_.unsent() > 0) {
+    } else {
       pause.rest(communicator_.moving());
     }
   }
-  return all;
+}
+
+void RankExchange::leave() {
+  ++step_;
+  const auto ignore = [](Message&) {};
+  if (rank() == 0) {
+    // All that others sent has arrived where it was to, when they say so. What lets them go leaves in whatever is
+    // received next: to receive here would take what they send to whoever comes after.
+    collect(size() - 1, /*flush=*/false, ignore);
+    send_to_all(step_, {});
+  } else {
+    communicator_.send({0, step_, {}});
+    collect(1, /*flush=*/false, ignore);
+  }
 }
 
 void RankExchange::fail(const Error& error) noexcept {

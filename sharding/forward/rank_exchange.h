@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,11 +24,18 @@ class RankExchange {
   /// everything and their own has left. Throws the error of a rank that called fail(), naming it; kInterrupted.
   [[nodiscard]] std::vector<std::vector<std::byte>> all_gather(std::vector<std::byte> mine);
 
+  /// Collective, and the last call: returns when nothing of this exchange is still to be received, so that another user
+  /// of the communicator finds it empty. Throws as all_gather().
+  void leave();
+
   /// Tells all ranks of an error that ends this one's part, unless it was another rank's; they all throw it.
   void fail(const Error& error) noexcept;
 
  private:
   void take(Message message);
+  /// Waits for the messages of this step from `missing` ranks, until all that was sent has left if `flush`; hands each
+  /// to `keep`.
+  void collect(int missing, bool flush, const std::function<void(Message&)>& keep);
   void send_to_all(int tag, const std::vector<std::byte>& data);
 
   Communicator& communicator_;

@@ -95,7 +95,7 @@ TEST(Hdf5Image, LeavesThePlacesOfDataAlone) {
 TEST(Hdf5Image, ReadsBackAsTheTree) {
   Hdf5Tree tree = small_tree();
   const FileImage image = hdf5_image(tree);
-  test::MemoryReadFile file(test::bytes_of(image));
+  MemoryReadFile file(test::bytes_of(image));
 
   const Hdf5File read = read_hdf5(file, "m.h5");
 
@@ -134,7 +134,7 @@ TEST(Hdf5Image, HoldsALargeGroup) {
   Hdf5Tree tree;
   for (int i = 0; i < 3000; ++i) tree.datasets.push_back(dataset(fmt::format("tensors/t{}", i), DType::kU8, {i % 7}));
   const FileImage image = hdf5_image(tree);
-  test::MemoryReadFile file(test::bytes_of(image));
+  MemoryReadFile file(test::bytes_of(image));
 
   const Hdf5File read = read_hdf5(file, "m.h5");
 

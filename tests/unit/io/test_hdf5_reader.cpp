@@ -35,7 +35,7 @@ Hdf5Tree small_tree() {
 }
 
 Hdf5File read(std::string bytes) {
-  test::MemoryReadFile file(std::move(bytes));
+  MemoryReadFile file(std::move(bytes));
   return read_hdf5(file, "m.h5");
 }
 
@@ -317,7 +317,7 @@ TEST(Hdf5Reader, SaysWhenTheFileCannotBeRead) {
 
    private:
     std::uint64_t size_;
-    test::MemoryReadFile good_;
+    MemoryReadFile good_;
   };
   BrokenFile file(test::bytes_of(hdf5_image(small_tree())));
 

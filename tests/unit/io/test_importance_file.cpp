@@ -35,7 +35,7 @@ std::string legacy_entry(const std::string& name, const std::vector<float>& valu
 }
 
 ImportanceFile parse(std::string bytes) {
-  return ImportanceFile::parse(std::make_unique<test::MemoryReadFile>(std::move(bytes)), "the file");
+  return ImportanceFile::parse(std::make_unique<MemoryReadFile>(std::move(bytes)), "the file");
 }
 
 std::vector<float> floats(const ImportanceFile& file, std::size_t entry, std::int64_t first, std::int64_t count) {

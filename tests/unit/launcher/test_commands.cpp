@@ -52,7 +52,7 @@ TEST_F(CommandTest, QuantizeMakesACompleteOutput) {
 
   ASSERT_EQ(outcome.code, kExitDone) << outcome.err;
   EXPECT_TRUE(has(outcome.out, "is complete")) << outcome.out;
-  EXPECT_TRUE(has(outcome.out, "4 bit, group 64, als 5 starts of 4, columns weighted by themselves")) << outcome.out;
+  EXPECT_TRUE(has(outcome.out, "4 bit, group 64, als 5 starts of 4, columns weighted as measured")) << outcome.out;
   EXPECT_FALSE(std::filesystem::exists(out_ + ".partial"));
   EXPECT_EQ(get_file(out_ + "/tokenizer.json"), "{\"tokenizer\": true}");
   const auto config = boost::json::parse(get_file(out_ + "/config.json"));
@@ -241,7 +241,9 @@ TEST_F(CommandTest, RefusalsNameTheReasonAndLeaveNothing) {
   expect_refused(kExitUsage, {"--skip", "("}, {"("});
   expect_refused(kExitUsage, {"--skip", "."}, {});
   expect_refused(kExitUsage, {"--memory", "lots"}, {"--memory", "lots"});
-  expect_refused(kExitOutOfMemory, {"--memory", "64KiB"}, {"64.0 KiB", "--memory", "at least"});
+  expect_refused(kExitOutOfMemory, {"--memory", "64KiB"}, {"64.0 KiB", "larger --memory", "--importance weights"});
+  expect_refused(kExitOutOfMemory, {"--memory", "64KiB", "--importance", "weights"},
+                 {"64.0 KiB", "--memory", "at least"});
   expect_refused(kExitUsage, {"--isa", "NO_SUCH"}, {"NO_SUCH"});
   expect_refused(kExitUsage, {"--scale-dtype", "f64"}, {"--scale-dtype"});
   expect_refused(kExitIo, {"--recipe", path("missing.json")}, {"missing.json"});

@@ -1,7 +1,9 @@
 // Importance files on the command line: who takes what, what is said of it, what is refused.
 #include <algorithm>
+#include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,6 +13,7 @@
 #include <gmock/gmock.h>
 
 #include "launcher/exit_code.h"
+#include "tests/support/faulty_file_system.h"
 #include "tests/support/test_checkpoint.h"
 #include "tests/unit/launcher/cli_fixture.h"
 
@@ -23,6 +26,7 @@ using test::CliTest;
 using test::get_file;
 using test::Outcome;
 using testing::HasSubstr;
+using testing::Not;
 
 class ImportanceTest : public CliTest {
  protected:
@@ -37,6 +41,19 @@ class ImportanceTest : public CliTest {
     std::vector<std::string> arguments = {"quantize", model_, path(out), "--progress", "none", "--threads", "2"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run(arguments);
+  }
+
+  [[nodiscard]] std::vector<std::string> arguments(const std::string& out) const {
+    return {"quantize", model_, path(out), "--progress", "none", "--threads", "1"};
+  }
+
+  static std::vector<std::string> with(std::vector<std::string> options, const std::vector<std::string>& more) {
+    options.insert(options.end(), more.begin(), more.end());
+    return options;
+  }
+
+  [[nodiscard]] std::string weights_of(const std::string& out) const {
+    return get_file(path(out) + "/model.safetensors");
   }
 
   json::object report_of(const std::string& out) {
@@ -68,7 +85,7 @@ TEST_F(ImportanceTest, GoesToTheLayersThatItNames) {
   const Outcome outcome = quantize("out", {"--importance", file, "--solver", "als"});
 
   ASSERT_EQ(outcome.code, kExitDone) << outcome.err;
-  EXPECT_THAT(outcome.out, HasSubstr("columns weighted by a file"));
+  EXPECT_THAT(outcome.out, HasSubstr("columns weighted as measured"));
   EXPECT_THAT(outcome.out, HasSubstr("13 of 14 layers from"));
   EXPECT_THAT(outcome.out, HasSubstr("1 without an entry by their own weights"));
   EXPECT_THAT(outcome.out, HasSubstr("(weighted "));
@@ -160,6 +177,93 @@ TEST_F(ImportanceTest, MakesOtherBytesOfWholeZerosAndBlocksToo) {
   }
 }
 
+TEST_F(ImportanceTest, IsMeasuredByTheJobItself) {
+  const std::string file = path("measured.safetensors");
+  ASSERT_EQ(run({"importance", model_, file, "--tokens", "256", "--progress", "none"}).code, kExitDone);
+  const Outcome given = quantize("given", {"--importance", file});
+  ASSERT_EQ(given.code, kExitDone) << given.err;
+  const Outcome measured = quantize("measured");
+  ASSERT_EQ(measured.code, kExitDone) << measured.err;
+  EXPECT_EQ(quantize("random", {"--importance", "random"}).code, kExitDone);
+
+  EXPECT_EQ(weights_of("measured"), weights_of("given"));
+  EXPECT_EQ(weights_of("random"), weights_of("given"));
+  EXPECT_THAT(measured.out, HasSubstr("14 of 14 layers by 256 random tokens in sequences of 8, measured in "));
+  const json::object about = report_of("measured").at("importance").as_object();
+  EXPECT_TRUE(about.at("path").is_null());
+  EXPECT_EQ(about.at("kind").as_string(), "256 random tokens in sequences of 8");
+  EXPECT_EQ(about.at("xxh3"), report_of("given").at("importance").at("xxh3"));
+  EXPECT_FALSE(std::filesystem::exists(path("measured/.halfquad")));
+}
+
+TEST_F(ImportanceTest, IsGuessedWhereItCannotBeMeasured) {
+  const auto guesses = [&](const std::string& why, const std::vector<std::string>& options) {
+    const Outcome automatic = quantize("auto", with(options, {"--overwrite"}));
+    ASSERT_EQ(automatic.code, kExitDone) << automatic.err;
+    EXPECT_THAT(automatic.out, HasSubstr("importance  guessed from the weights: " + why));
+    EXPECT_EQ(quantize("weights", with(options, {"--overwrite", "--importance", "weights"})).code, kExitDone);
+    EXPECT_EQ(weights_of("auto"), weights_of("weights"));
+    const Outcome random = quantize("refused", with(options, {"--importance", "random"}));
+    EXPECT_NE(random.code, kExitDone);
+    EXPECT_THAT(random.err, HasSubstr(why));
+  };
+  guesses("with --nonfinite zero there may be weights that cannot be run", {"--nonfinite", "zero"});
+  test::put_file(model_ + "/config.json", R"({"model_type": "unheard-of", "hidden_size": 256})");
+  guesses("config.json: no forward pass is known for model_type \"unheard-of\"", {});
+}
+
+TEST_F(ImportanceTest, IsNotMeasuredForNothing) {
+  test::put_file(path("recipe.json"), R"({"importance": "none"})");
+  const std::vector<std::vector<std::string>> all = {
+      {"--solver", "hqq"}, {"--axis", "0"}, {"--importance", "none"}, {"--recipe", path("recipe.json")}};
+  for (const std::vector<std::string>& options : all) {
+    const Outcome outcome = quantize("out", with(options, {"--overwrite"}));
+    ASSERT_EQ(outcome.code, kExitDone) << outcome.err;
+    EXPECT_THAT(outcome.out, Not(HasSubstr("importance"))) << options[0];
+  }
+  const Outcome refused = quantize("refused", {"--solver", "rtn", "--importance", "random"});
+  EXPECT_EQ(refused.code, kExitUsage);
+  EXPECT_THAT(refused.err, HasSubstr("it needs --solver als"));
+  const Outcome exists = quantize("out");
+  EXPECT_EQ(exists.code, kExitUsage);
+  EXPECT_THAT(exists.err, HasSubstr("exists; choose another OUT or pass --overwrite"));
+}
+
+TEST_F(ImportanceTest, OfAnInterruptedRunIsTaken) {
+  ASSERT_EQ(quantize("whole").code, kExitDone);
+  const auto counting = std::make_shared<test::FaultPlan>();
+  test::FaultyFileSystem counted(*files_, counting);
+  ASSERT_EQ(run_on(counted, arguments("out")).code, kExitDone);
+  const std::vector<std::string> calls = counting->log();
+  const auto done = std::ranges::find_if(calls, [](const std::string& call) {
+    return call.find("journal") != std::string::npos && call.starts_with("sync");
+  });
+  ASSERT_NE(done, calls.end());
+  std::filesystem::remove_all(path("out"));
+
+  const auto dying =
+      std::make_shared<test::FaultPlan>(static_cast<std::uint64_t>(done - calls.begin()) + 1, test::After::kDead);
+  test::FaultyFileSystem dead(*files_, dying);
+  EXPECT_EQ(run_on(dead, arguments("out")).code, kExitIo);
+  const std::string kept = path("out.partial/.halfquad/importance.safetensors");
+  ASSERT_TRUE(std::filesystem::exists(kept));
+  const Outcome resumed = quantize("out");
+  ASSERT_EQ(resumed.code, kExitDone) << resumed.err;
+  EXPECT_THAT(resumed.out, HasSubstr("as the interrupted run measured them"));
+  EXPECT_EQ(weights_of("out"), weights_of("whole"));
+
+  // One that is torn is measured again.
+  std::filesystem::remove_all(path("out"));
+  test::FaultyFileSystem again(*files_, std::make_shared<test::FaultPlan>(
+                                            static_cast<std::uint64_t>(done - calls.begin()) + 1, test::After::kDead));
+  EXPECT_EQ(run_on(again, arguments("out")).code, kExitIo);
+  std::filesystem::resize_file(kept, std::filesystem::file_size(kept) / 2);
+  const Outcome mended = quantize("out");
+  ASSERT_EQ(mended.code, kExitDone) << mended.err;
+  EXPECT_THAT(mended.out, HasSubstr("measured in "));
+  EXPECT_EQ(weights_of("out"), weights_of("whole"));
+}
+
 TEST_F(ImportanceTest, ThatCannotBeUsedIsRefused) {
   const std::string file = put_vectors("");
   const auto refused = [&](const std::vector<std::string>& more, int code, const std::string& part) {
@@ -167,9 +271,10 @@ TEST_F(ImportanceTest, ThatCannotBeUsedIsRefused) {
     EXPECT_EQ(outcome.code, code) << outcome.err;
     EXPECT_THAT(outcome.err, HasSubstr(part));
   };
-  refused({"--importance", path("nothing.gguf")}, kExitUsage, "is neither none, weights nor a file");
+  refused({"--importance", path("nothing.gguf")}, kExitUsage, "is neither auto, random, weights, none nor a file");
   refused({"--importance", file, "--solver", "rtn"}, kExitUsage, "needs --solver als");
-  refused({"--rule", "down_proj=importance:file"}, kExitUsage, "pass --importance FILE with it");
+  refused({"--importance", "weights", "--rule", "down_proj=importance:file"}, kExitUsage,
+          "pass --importance FILE with it");
   test::put_safetensors(path("other.safetensors"), {test::f32_tensor("model.layers.0.mlp.up_proj", {3}, {1, 2, 3})});
   refused({"--importance", path("other.safetensors")}, kExitBadInput, "holds 3 values");
   test::put_file(path("other.dat"), "this is not an importance file");

@@ -1,7 +1,9 @@
 // Parts of the forward pass: tokens, routing, the exchange between ranks.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -131,6 +133,42 @@ TEST(RankExchange, GivesEveryRankWhatAllGave) {
       }
     }
   });
+}
+
+// What a rank sends once it has left must reach whoever uses the communicator next, however far behind the others are.
+TEST(RankExchange, WhoLeavesTakesNothingOfWhatComesNext) {
+  static constexpr int kRanks = 4;
+  static constexpr int kNext = 1;  // also the tag of an exchange's first step
+  auto communicators = make_thread_communicators(kRanks);
+  std::vector<std::thread> threads;
+  for (auto& communicator : communicators) {
+    threads.emplace_back([&communicator] {
+      const StopFlag stop;
+      RankExchange exchange(*communicator, "host", stop);
+      const int rank = exchange.rank();
+      for (int step = 0; step < 3; ++step) {
+        if (rank == step) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        static_cast<void>(exchange.all_gather({}));
+      }
+      exchange.leave();
+      if (rank == 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        std::vector<int> heard;
+        while (heard.size() + 1 < kRanks) {
+          const std::optional<Message> message = communicator->receive();
+          if (!message) continue;
+          EXPECT_EQ(message->tag, kNext);
+          heard.push_back(message->rank);
+        }
+        EXPECT_THAT(heard, testing::UnorderedElementsAre(1, 2, 3));
+      } else {
+        communicator->send({0, kNext, {}});
+        while (communicator->unsent() > 0) EXPECT_FALSE(communicator->receive());
+      }
+      communicator.reset();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST(RankExchange, AnErrorOfOneRankEndsAll) {

@@ -46,7 +46,12 @@ class ForwardPass : public ::testing::Test {
     options.memory_bytes = 256 << 20;
     options.multiply = multiply == nullptr ? fused_multiply() : multiply;
     ProgressCounters progress;
-    return measure_inputs(*files_, checkpoint, model, batch, options, exchange, progress, stop_);
+    ModelPower power = measure_inputs(*files_, checkpoint, model, batch, options, exchange, progress, stop_);
+    const ProgressTotals totals = forward_totals(model);  // every rank sees what all have done
+    EXPECT_EQ(progress.weights_done.load(), totals.weights);
+    EXPECT_EQ(progress.source_bytes_done.load(), totals.source_bytes);
+    EXPECT_EQ(progress.tensors_done.load(), totals.tensors);
+    return power;
   }
   ModelPower measure_alone(const Path& folder, int threads = 1, FusedMultiply multiply = nullptr) {
     const auto communicator = make_single_communicator();

@@ -274,7 +274,7 @@ TEST(GgufKeepReason, LeavesWholeNumbers) {
 // ---- the file it becomes
 
 GgufHeader header_of(const OutputLayout& layout, std::size_t file) {
-  test::MemoryReadFile bytes(test::bytes_of(layout.files()[file].image));
+  MemoryReadFile bytes(test::bytes_of(layout.files()[file].image));
   return read_gguf_header(bytes, "image");
 }
 

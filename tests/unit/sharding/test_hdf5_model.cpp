@@ -51,7 +51,7 @@ std::string data_of(const std::string& bytes, const Hdf5File& file, std::size_t 
 TEST(Hdf5Model, ReadsBackAsItWas) {
   const Hdf5Model model = small_model();
   const Hdf5Tree tree = hdf5_tree(model);
-  test::MemoryReadFile file(test::bytes_of(hdf5_image(tree)));
+  MemoryReadFile file(test::bytes_of(hdf5_image(tree)));
 
   const Hdf5File read = read_hdf5(file, "m.h5");
   const Hdf5StoredModel stored = hdf5_model(read.tree, "m.h5");
@@ -75,7 +75,7 @@ class GoldenHdf5 : public ::testing::TestWithParam<const char*> {};
 /// places it holds the same.
 TEST_P(GoldenHdf5, IsWhatItsCatalogueMakes) {
   const std::string golden = test::get_file(std::filesystem::path(HALFQUAD_GOLDEN_DIR) / "formats" / GetParam());
-  test::MemoryReadFile golden_file(golden);
+  MemoryReadFile golden_file(golden);
   const Hdf5File expected = read_hdf5(golden_file, "golden");
   const Hdf5StoredModel stored = hdf5_model(expected.tree, "golden");
 
@@ -87,7 +87,7 @@ TEST_P(GoldenHdf5, IsWhatItsCatalogueMakes) {
     bytes.replace(image.offsets[i], data.size(), data);
   }
 
-  test::MemoryReadFile made_file(bytes);
+  MemoryReadFile made_file(bytes);
   const Hdf5File made = read_hdf5(made_file, "made");
   EXPECT_EQ(made.tree, expected.tree);
   for (std::size_t i = 0; i < made.offsets.size(); ++i) {
@@ -118,7 +118,7 @@ Hdf5Model model_with_table() {
 TEST(Hdf5Model, HasATableInPlaceOfZeros) {
   const Hdf5Model model = model_with_table();
   const Hdf5Tree tree = hdf5_tree(model);
-  test::MemoryReadFile file(test::bytes_of(hdf5_image(tree)));
+  MemoryReadFile file(test::bytes_of(hdf5_image(tree)));
 
   const Hdf5StoredModel stored = hdf5_model(read_hdf5(file, "m.h5").tree, "m.h5");
 
