@@ -75,7 +75,8 @@ TEST_F(PlanCommand, AsksSlurmForWhatFitsTheJobWithMargin) {
                                "--memory", "1536MiB", "--rates", slow});
 
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  // 16 GB at 0.2 GB/s are 80 s, twice, once for measuring. Four ranks of 1.5 GiB, half a GiB beside each, one for each GPU.
+  // 16 GB at 0.2 GB/s are 80 s, twice, once for measuring. Four ranks of 1.5 GiB, half a GiB beside each, one for each
+  // GPU.
   EXPECT_THAT(outcome.out, HasSubstr("8 ranks of 6 cores without what their GPUs add, bound by reading"));
   EXPECT_THAT(outcome.out, HasSubstr("\n#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=4\n#SBATCH --cpus-per-task=6\n"
                                      "#SBATCH --gpus-per-node=4\n#SBATCH --mem=12G\n#SBATCH --time=00:20:00\n"
