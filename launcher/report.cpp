@@ -160,6 +160,7 @@ json::object importance_object(const Job& job) {
   return {{"path", measured ? json::value() : json::value(is_utf8(path) ? path : quoted(path))},
           {"kind", measured ? job.measured->about : std::string(importance.file().kind_name())},
           {"xxh3", importance.digest()},
+          {"measuring_seconds", measured ? json::value(job.measured->seconds) : json::value()},
           {"entries", importance.file().entries().size()},
           {"layers", importance.layers()},
           {"missing", json::array(importance.missing().begin(), importance.missing().end())}};

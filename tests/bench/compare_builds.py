@@ -73,7 +73,7 @@ def solve_seconds(program, bits, seconds):
 
 def job_seconds(program, model, out):
     begin = time.perf_counter()
-    run([program, "quantize", model, out, "--overwrite", "--progress", "none", "--log-level", "error"])
+    run([program, "quantize", model, out, "--importance", "weights", "--overwrite", "--progress", "none", "--log-level", "error"])
     return time.perf_counter() - begin
 
 

@@ -52,7 +52,7 @@ def main():
         run([options.halfquad, "synth", str(model), "--preset", options.preset, *layers, "--progress", "none"])
 
     quantize = [options.halfquad, "quantize", str(model), str(output), "--overwrite", "--memory", options.memory,
-                "--direct-io", "on", "--progress", "none", *extra]
+                "--direct-io", "on", "--progress", "none", "--importance", "weights", *extra]
     run(quantize)  # to learn the output's size, and to warm up
     size = (output / "model.safetensors").stat().st_size
     move = [options.halfquad, "bench", "io", "--dir", str(options.directory), "--source", str(model), "--write-bytes",

@@ -49,7 +49,7 @@ def main():
         for form in FORMATS:
             shutil.rmtree(out, ignore_errors=True)
             seconds[form].append(seconds_of([options.halfquad, "quantize", model, out, "--format", form, "--progress", "none",
-                                             "--log-level", "off", *threads, *[word for word in more if word != "--"]]))
+                                             "--log-level", "off", "--importance", "weights", *threads, *[word for word in more if word != "--"]]))
     shutil.rmtree(out, ignore_errors=True)
     shutil.rmtree(model)
     print(f"# {options.preset}, {options.layers} layers, 4 bit, groups of 64; median of {options.runs} runs in turns")

@@ -96,7 +96,7 @@ def main():
     def job(output, ranks, threads, more):
         shutil.rmtree(output, ignore_errors=True)
         return [options.mpiexec, "-n", str(ranks), options.halfquad, "quantize", str(model), str(output),
-                "--threads", str(threads), "--direct-io", "off", "--progress", "none", *more, *extra]
+                "--threads", str(threads), "--direct-io", "off", "--progress", "none", "--importance", "weights", *more, *extra]
 
     work, whole, digests = {way: [] for way in WAYS}, {way: [] for way in WAYS}, set()
     for number in range(1, options.runs + 1):

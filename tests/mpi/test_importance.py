@@ -1,4 +1,5 @@
-"""`halfquad importance` over several processes: the same file however the work is divided, and one error for all.
+"""`halfquad importance`, and what quantize measures by itself, over several processes: the same bytes however the work is
+divided, and one error for all.
 
 Usage: test_importance.py HALFQUAD MPIEXEC [unittest arguments]
 """
@@ -110,6 +111,51 @@ class ImportanceTest(unittest.TestCase):
                                       timeout=DEADLINE, check=False)
                 self.assertEqual(done.returncode, USAGE, done.stderr)
                 self.assertIn("ranks 0 and 1 do not measure the same", done.stderr)
+
+    def quantize(self, *starts, code: int = DONE) -> str:
+        """A job whose ranks are started with these (launcher's options, options of quantize); what it said of errors."""
+        parts = [[*start, PROGRAM, "quantize", str(MODELS / "qwen3_moe"), str(self.folder / "out"), "--group-size", "16",
+                  *QUIET, *options] for start, options in starts]
+        command = sum(([":", *part] for part in parts[1:]), parts[0])
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        self.assertEqual(done.returncode, code, done.stderr)
+        return done.stderr
+
+    def quantized(self) -> bytes:
+        weights = (self.folder / "out" / "model.safetensors").read_bytes()
+        shutil.rmtree(self.folder / "out")
+        return weights
+
+    def test_quantize_measures_the_same_with_any_ranks_and_threads(self):
+        self.run_job(1, "qwen3_moe", "--tokens", "256")
+        self.quantize(([], ["--importance", str(self.out)]))
+        wanted = self.quantized()
+        self.quantize(([], ["--importance", "weights"]))
+        self.assertNotEqual(self.quantized(), wanted)
+        for ranks, threads in ((1, 1), (1, 2), (2, 1), (3, 2)):
+            with self.subTest(ranks=ranks, threads=threads):
+                self.quantize(([MPIEXEC, "-n", str(ranks)], ["--threads", str(threads)]))
+                self.assertEqual(self.quantized(), wanted)
+
+    def test_ranks_that_would_quantize_by_something_else_are_refused(self):
+        one = [MPIEXEC, "-n", "1"]
+        for others in ([], ["--importance", "weights"], ["--importance", "none"], ["--solver", "hqq"]):
+            for first, second in ((["--importance", "auto"], others), (others, ["--importance", "random"])):
+                with self.subTest(first=first, second=second):
+                    if not others:  # the same said in other words
+                        self.quantize((one, first), (["-n", "1"], second))
+                        self.quantized()
+                        continue
+                    error = self.quantize((one, first), (["-n", "1"], second), code=USAGE)
+                    self.assertEqual(error.count("halfquad: error:"), 1, error)
+                    self.assertIn("importance", error)
+                    self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_an_output_of_quantize_that_exists_is_kept(self):
+        (self.folder / "out").mkdir()
+        error = self.quantize(([MPIEXEC, "-n", "2"], []), code=USAGE)
+        self.assertEqual(error.count("halfquad: error:"), 1, error)
+        self.assertIn("exists; choose another OUT or pass --overwrite", error)
 
     def test_a_model_without_tokenizer_has_no_text(self):
         text = self.folder / "text.txt"

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from ways import GROUP, Halfquad, hqq_library, layers_of, llama_cpp, nf4, replaced, text_importance
 
 HQQ, RTN = ["--solver", "hqq"], ["--solver", "rtn"]
-ALS, UNWEIGHTED = ["--solver", "als"], ["--solver", "als", "--importance", "none"]
+ALS, UNWEIGHTED, GUESSED = ["--solver", "als"], ["--importance", "none"], ["--importance", "weights"]
 
 
 def every(step: int) -> list:
@@ -42,8 +42,8 @@ def every_layer(step: int) -> list:
 
 # Name -> (options of what is quantized, {way: how}); how: more options of halfquad, or a function of a weight.
 def cases(random: Path, text: Path) -> dict:
-    given = {"als, random tokens": ["--importance", random], "als, real text": ["--importance", text]}
-    plain = {"rtn": RTN, "hqq": HQQ, "als, columns alike": UNWEIGHTED, "als": ALS} | given
+    given = {"als, 1024 random tokens": ["--importance", random], "als, real text": ["--importance", text]}
+    plain = {"rtn": RTN, "hqq": HQQ, "als, columns alike": UNWEIGHTED, "als, guessed": GUESSED, "als": ALS} | given
     width = lambda bits: ["--bits", str(bits), "--group-size", str(GROUP)]
     down = ["--skip", r"layers\.\d+\.(?!mlp\.down_proj)", "--format", "gguf"]  # rows that super-blocks of 256 divide
     found = {
@@ -54,14 +54,14 @@ def cases(random: Path, text: Path) -> dict:
         "2 bit, every 10th layer": (width(2) + every_layer(10), plain),
         "4 bit, whole zeros": (width(4) + ["--format", "compressed-tensors"],
                                {"hqq library, zeros rounded": hqq_library(4, whole_zeros=True), "rtn": RTN,
-                                "als, columns alike": UNWEIGHTED, "als": ALS} | given),
+                                "als, columns alike": UNWEIGHTED, "als, guessed": GUESSED, "als": ALS} | given),
     }
     found["3 and 4 bit mixed"] = (["--format", "mlx"], {  # 3.9 bits a weight, and 4.0 where 3 bit are alone
         "halfquad": ["--target-bpw", "3.9", "--group-size", "64"],
         "MLP inputs first": [*width(3), "--rule", r"layers\.\d*[1-46-9]\..*(gate|up)_proj=bits:4"],
         "3 bit, groups of 32": ["--bits", "3", "--group-size", "32"]})
     for name in ("Q4_K", "Q3_K", "Q2_K"):
-        found[f"{name}, down_proj"] = (down + ["--type", name], {"llama.cpp": llama_cpp(name), "columns alike": UNWEIGHTED, "halfquad": []} | given)
+        found[f"{name}, down_proj"] = (down + ["--type", name], {"llama.cpp": llama_cpp(name), "columns alike": UNWEIGHTED, "guessed": GUESSED, "halfquad": []} | given)
     return found
 
 
