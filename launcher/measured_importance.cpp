@@ -90,8 +90,6 @@ Findings look(const Context& context, const std::filesystem::path& model_path, c
     return found;  // whoever prepares the job meets it again, and says it in the words that belong there
   }
   try {
-    HALFQUAD_REQUIRE(spec.nonfinite == "error", kUsage,
-                     fmt::format("with --nonfinite {} there may be weights that cannot be run", spec.nonfinite));
     DecoderModel model = bind_decoder(*checkpoint);
     TokenBatch batch = random_tokens(kJobTokens, model.vocabulary());
     std::map<std::string, std::string> metadata = measurement_metadata(*checkpoint, batch);
@@ -134,8 +132,9 @@ std::optional<std::string> left_behind(const Context& context, const QuantizeOpt
 std::string measure(const Context& context, const QuantizeOptions& options, Subject& subject, RankExchange& exchange,
                     int processes, JobMonitor* monitor) {
   try {
-    ModelPower power = measure_on_host(
-        context, options.machine, {subject.checkpoint, subject.model, subject.batch, processes, monitor}, exchange);
+    Measurement what{subject.checkpoint, subject.model, subject.batch, processes, monitor};
+    what.zero_nonfinite = true;  // whether such weights are refused is for the job, which may keep theirs as they are
+    ModelPower power = measure_on_host(context, options.machine, what, exchange);
     add_experts(subject.metadata, power);
     return importance_file(power, subject.metadata);
   } catch (const Error& error) {

@@ -22,6 +22,7 @@ ModelPower measure_on_host(const Context& context, const MachineOptions& machine
   forward.memory_bytes = machine.memory_bytes(what.processes);
   forward.read_mode = machine.read_mode();
   forward.multiply = machine.isa.empty() ? fused_multiply() : fused_multiply(machine.isa);
+  forward.zero_nonfinite = what.zero_nonfinite;
   ProgressCounters progress;
   const ProgressTotals totals = forward_totals(what.model);
   ProgressOptions shown = machine.progress_options();

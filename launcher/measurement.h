@@ -22,6 +22,7 @@ struct Measurement {
   const TokenBatch& batch;
   int processes = 1;              ///< That share this machine.
   JobMonitor* monitor = nullptr;  ///< Told of the progress, when there is one.
+  bool zero_nonfinite = false;    ///< ForwardOptions::zero_nonfinite
 };
 
 /// measure_inputs() by the options of the command line, with a progress bar on rank 0. Collective.

@@ -37,9 +37,9 @@ void require_fitting(const DecoderConfig& config, const TokenBatch& batch) {
 
 class Pass {
  public:
-  Pass(const OpenCheckpoint& files, const DecoderModel& model, const TokenBatch& batch, BufferPool& pool,
+  Pass(const WeightSource& source, const DecoderModel& model, const TokenBatch& batch, BufferPool& pool,
        const WorkerBuffers& buffers, const Workers& workers, LinearRunner& linear)
-      : files_(files),
+      : source_(source),
         model_(model),
         config_(model.config),
         batch_(batch),
@@ -65,7 +65,7 @@ class Pass {
   [[nodiscard]] Panels make(std::int64_t features) const { return {pool_, features, batch_.tokens()}; }
 
   [[nodiscard]] std::vector<float> vector_of(const SourceTensor& tensor) const {
-    return read_vector(files_, tensor, buffers_.of(0));
+    return read_vector(source_, tensor, buffers_.of(0));
   }
 
   [[nodiscard]] Panels embed() const {
@@ -74,7 +74,7 @@ class Pass {
     std::map<std::int64_t, std::vector<std::int64_t>> places;
     for (std::int64_t i = 0; i < batch_.tokens(); ++i) places[batch_.ids[static_cast<std::size_t>(i)]].push_back(i);
     for (const auto& [id, tokens] : places) {
-      const std::vector<float> values = read_row(files_, table, id, buffers_.of(0));
+      const std::vector<float> values = read_row(source_, table, id, buffers_.of(0));
       for (const std::int64_t token : tokens) {
         for (std::int64_t f = 0; f < config_.hidden; ++f) {
           out.at(f, token) = values[static_cast<std::size_t>(f)] * config_.embedding_scale;
@@ -236,7 +236,7 @@ class Pass {
     }
   }
 
-  const OpenCheckpoint& files_;
+  const WeightSource& source_;
   const DecoderModel& model_;
   const DecoderConfig& config_;
   const TokenBatch& batch_;
@@ -284,9 +284,10 @@ ModelPower measure_inputs(FileSystem& fs, const Checkpoint& checkpoint, const De
   const WorkerBuffers buffers(options.threads, worker_bytes, share_of_workers(options.memory_bytes));
   const std::uint64_t taken = worker_bytes * static_cast<std::uint64_t>(buffers.workers());
   BufferPool pool(options.memory_bytes - taken);
-  LinearRunner linear({files, exchange, buffers, options.multiply, model.config.gate, progress, stop});
+  const WeightSource source{files, options.zero_nonfinite};
+  LinearRunner linear({source, exchange, buffers, options.multiply, model.config.gate, progress, stop});
   const Workers workers{options.threads, stop};
-  return Pass(files, model, batch, pool, buffers, workers, linear).run();
+  return Pass(source, model, batch, pool, buffers, workers, linear).run();
 }
 
 }  // namespace halfquad

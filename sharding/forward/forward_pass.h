@@ -14,12 +14,14 @@
 
 namespace halfquad {
 
-/// How to run the pass; none of it changes a byte of what comes out.
+/// How to run the pass; of these only zero_nonfinite may change what comes out.
 struct ForwardOptions {
   int threads = 1;
   std::uint64_t memory_bytes = 2ULL << 30;  ///< Of activations and of what threads read into.
   ReadMode read_mode = ReadMode::kAuto;
   FusedMultiply multiply = nullptr;
+  /// Run weights that are NaN or infinite as zeros, instead of refusing them.
+  bool zero_nonfinite = false;
 };
 
 /// What was measured of one linear layer.

@@ -20,17 +20,19 @@ constexpr std::int64_t kItemRows = 48;
 constexpr std::uint64_t kFloat = sizeof(float);
 
 /// Elements [first, first + count) of a tensor as fp32. `raw` has room for them as they are stored.
-void read_elements(const OpenCheckpoint& files, const SourceTensor& tensor, std::span<std::byte> scratch,
+void read_elements(const WeightSource& source, const SourceTensor& tensor, std::span<std::byte> scratch,
                    const ByteRange& elements, std::span<std::byte> raw, float* out) {
   const auto size = static_cast<std::uint64_t>(bytes_of(tensor.dtype));
   const ByteRange range{elements.offset * size, elements.bytes * size};
   const auto count = static_cast<std::int64_t>(elements.bytes);
   try {
-    files.gather(tensor, {&range, 1}, scratch, raw.data());
+    source.files.gather(tensor, {&range, 1}, scratch, raw.data());
   } catch (const Error& error) {
     throw while_reading(tensor, error);
   }
-  if (const auto found = find_nonfinite(raw.data(), tensor.dtype, count)) {
+  if (source.zero_nonfinite) {
+    zero_nonfinite(raw.data(), tensor.dtype, count);
+  } else if (const auto found = find_nonfinite(raw.data(), tensor.dtype, count)) {
     throw Error(ErrorCode::kBadInput,
                 fmt::format("tensor {} holds a NaN or an infinity at element {}", quoted(tensor.name),
                             static_cast<std::int64_t>(elements.offset) + *found));
@@ -38,11 +40,11 @@ void read_elements(const OpenCheckpoint& files, const SourceTensor& tensor, std:
   decode_to_f32(raw.data(), tensor.dtype, count, out);
 }
 
-std::vector<float> read_some(const OpenCheckpoint& files, const SourceTensor& tensor, const ByteRange& elements,
+std::vector<float> read_some(const WeightSource& source, const SourceTensor& tensor, const ByteRange& elements,
                              std::span<std::byte> scratch) {
   std::vector<float> values(elements.bytes);
   std::vector<std::byte> raw(elements.bytes * static_cast<std::uint64_t>(bytes_of(tensor.dtype)));
-  read_elements(files, tensor, scratch, elements, raw, values.data());
+  read_elements(source, tensor, scratch, elements, raw, values.data());
   return values;
 }
 
@@ -77,14 +79,14 @@ struct LinearRunner::Item {
   }
 };
 
-std::vector<float> read_vector(const OpenCheckpoint& files, const SourceTensor& tensor, std::span<std::byte> scratch) {
-  return read_some(files, tensor, {0, static_cast<std::uint64_t>(tensor.elements())}, scratch);
+std::vector<float> read_vector(const WeightSource& source, const SourceTensor& tensor, std::span<std::byte> scratch) {
+  return read_some(source, tensor, {0, static_cast<std::uint64_t>(tensor.elements())}, scratch);
 }
 
-std::vector<float> read_row(const OpenCheckpoint& files, const SourceTensor& tensor, std::int64_t row,
+std::vector<float> read_row(const WeightSource& source, const SourceTensor& tensor, std::int64_t row,
                             std::span<std::byte> scratch) {
   const std::int64_t cols = tensor.shape[1];
-  return read_some(files, tensor, {static_cast<std::uint64_t>(row * cols), static_cast<std::uint64_t>(cols)}, scratch);
+  return read_some(source, tensor, {static_cast<std::uint64_t>(row * cols), static_cast<std::uint64_t>(cols)}, scratch);
 }
 
 std::uint64_t LinearRunner::worker_bytes(const DecoderModel& model, std::int64_t tokens) {
@@ -156,7 +158,7 @@ void LinearRunner::multiply(const LinearPart& part, const Item& item, float* out
   const std::span<std::byte> raw =
       workspace.take(elements.bytes * static_cast<std::uint64_t>(bytes_of(part.weight->dtype)));
   auto* const weights = reinterpret_cast<float*>(workspace.take(elements.bytes * kFloat).data());
-  read_elements(parts_.files, *part.weight, scratch, elements, raw, weights);
+  read_elements(parts_.source, *part.weight, scratch, elements, raw, weights);
   const Panels& in = *item.task->in;
   parts_.multiply({.weights = weights,
                    .rows = item.rows,
@@ -167,7 +169,7 @@ void LinearRunner::multiply(const LinearPart& part, const Item& item, float* out
                    .output_stride = stride,
                    .panels = in.panels()});
   if (part.bias != nullptr) {
-    const std::vector<float> bias = read_vector(parts_.files, *part.bias, scratch);
+    const std::vector<float> bias = read_vector(parts_.source, *part.bias, scratch);
     const auto first = static_cast<std::size_t>(part.begin + item.begin);
     add_bias(std::span(bias).subspan(first, static_cast<std::size_t>(item.rows)), out, stride, in.panels());
   }

@@ -16,6 +16,12 @@
 
 namespace halfquad {
 
+/// Where weights are read from, and what becomes of a NaN or an infinity: a zero, or an error that names it.
+struct WeightSource {
+  const OpenCheckpoint& files;
+  bool zero_nonfinite = false;
+};
+
 /// out = matrix·in + bias; with a gate, out = function(gate·in + its bias) * (matrix·in + bias).
 struct LinearTask {
   const LinearPart* matrix = nullptr;
@@ -29,7 +35,7 @@ struct LinearTask {
 class LinearRunner {
  public:
   struct Parts {
-    const OpenCheckpoint& files;
+    WeightSource source;
     RankExchange& exchange;
     const WorkerBuffers& buffers;  ///< Of worker_bytes() each.
     FusedMultiply multiply = nullptr;
@@ -56,10 +62,10 @@ class LinearRunner {
 };
 
 /// A small tensor as fp32, whole. Throws as LinearRunner::run().
-[[nodiscard]] std::vector<float> read_vector(const OpenCheckpoint& files, const SourceTensor& tensor,
+[[nodiscard]] std::vector<float> read_vector(const WeightSource& source, const SourceTensor& tensor,
                                              std::span<std::byte> scratch);
 /// The same of one row of a matrix.
-[[nodiscard]] std::vector<float> read_row(const OpenCheckpoint& files, const SourceTensor& tensor, std::int64_t row,
+[[nodiscard]] std::vector<float> read_row(const WeightSource& source, const SourceTensor& tensor, std::int64_t row,
                                           std::span<std::byte> scratch);
 
 }  // namespace halfquad

@@ -207,9 +207,31 @@ TEST_F(ImportanceTest, IsGuessedWhereItCannotBeMeasured) {
     EXPECT_NE(random.code, kExitDone);
     EXPECT_THAT(random.err, HasSubstr(why));
   };
-  guesses("with --nonfinite zero there may be weights that cannot be run", {"--nonfinite", "zero"});
   test::put_file(model_ + "/config.json", R"({"model_type": "unheard-of", "hidden_size": 256})");
   guesses("config.json: no forward pass is known for model_type \"unheard-of\"", {});
+}
+
+// A NaN among the weights is refused, kept or zeroed as the job was told, whatever is run before it.
+TEST_F(ImportanceTest, IsMeasuredThoughSomeWeightIsNoNumber) {
+  const std::string file = model_ + "/model.safetensors";
+  std::string bytes = get_file(file);
+  const std::size_t header = 8 + static_cast<std::size_t>(static_cast<unsigned char>(bytes[0])) +
+                             (static_cast<std::size_t>(static_cast<unsigned char>(bytes[1])) << 8U);
+  const auto entry = json::parse(bytes.substr(8, header - 8)).at("model.layers.1.self_attn.o_proj.weight");
+  const std::size_t at = header + entry.at("data_offsets").at(0).to_number<std::size_t>();
+  bytes.replace(at, 2, "\xC0\x7F");  // BF16
+  test::put_file(file, bytes);
+  EXPECT_THAT(quantize("out").err, HasSubstr("o_proj.weight\" holds a NaN or an infinity at element 0"));
+  for (const auto& options : {std::vector<std::string>{"--skip", "layers.1.self_attn.o_proj"},
+                              {"--nonfinite", "keep-original"},
+                              {"--nonfinite", "zero"}}) {
+    const Outcome outcome = quantize("out", with(options, {"--overwrite"}));
+    ASSERT_EQ(outcome.code, kExitDone) << outcome.err;
+    EXPECT_THAT(outcome.out, HasSubstr("by 256 random tokens")) << options[0];
+  }
+  const Outcome strict = run({"importance", model_, path("strict.safetensors"), "--progress", "none"});
+  EXPECT_EQ(strict.code, kExitBadInput);
+  EXPECT_THAT(strict.err, HasSubstr("o_proj.weight\" holds a NaN or an infinity at element 0"));
 }
 
 TEST_F(ImportanceTest, IsNotMeasuredForNothing) {
