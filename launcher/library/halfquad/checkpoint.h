@@ -44,18 +44,20 @@ struct CheckpointJob {
   SolveMethod method = SolveMethod::kAutomatic;  ///< --solver
   int steps = 0;                                 ///< --iters
   int starts = 0;                                ///< --starts
-  std::string importance = {};                   ///< --importance: "weights", "none" or the path of a file.
-  std::optional<double> importance_power = {};   ///< --importance-power
-  std::optional<bool> round_zero = {};           ///< --round-zero
-  bool per_tensor = false;                       ///< --per-tensor
-  bool symmetric = false;                        ///< --symmetric
-  bool group_fallback = false;                   ///< --group-fallback
-  std::optional<FloatType> scale_type = {};      ///< --scale-dtype
-  std::string block_type = {};                   ///< --type: "Q4_K", "nvfp4", "nf4", ...
-  std::string mixture = {};                      ///< --mixture, of GGUF: "Q4_K_M", ...
-  std::uint64_t target_bytes = 0;                ///< --target-size, instead of bits.
-  double target_bits_per_weight = 0;             ///< --target-bpw, instead of bits.
-  std::string embeddings = {};                   ///< --embeddings: "8", "6", "keep".
+  /// --importance: "auto" (or nothing), "random", "weights", "none" or the path of a file. What is measured first has
+  /// no calls of `progress`.
+  std::string importance = {};
+  std::optional<double> importance_power = {};  ///< --importance-power
+  std::optional<bool> round_zero = {};          ///< --round-zero
+  bool per_tensor = false;                      ///< --per-tensor
+  bool symmetric = false;                       ///< --symmetric
+  bool group_fallback = false;                  ///< --group-fallback
+  std::optional<FloatType> scale_type = {};     ///< --scale-dtype
+  std::string block_type = {};                  ///< --type: "Q4_K", "nvfp4", "nf4", ...
+  std::string mixture = {};                     ///< --mixture, of GGUF: "Q4_K_M", ...
+  std::uint64_t target_bytes = 0;               ///< --target-size, instead of bits.
+  double target_bits_per_weight = 0;            ///< --target-bpw, instead of bits.
+  std::string embeddings = {};                  ///< --embeddings: "8", "6", "keep".
   NonfiniteWeights nonfinite = NonfiniteWeights::kError;
   std::uint64_t max_shard_bytes = 0;    ///< --max-shard-size
   std::vector<std::string> rules = {};  ///< --rule, in order: "down_proj=bits:3,group-size:32".

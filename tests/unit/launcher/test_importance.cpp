@@ -221,7 +221,7 @@ TEST_F(ImportanceTest, IsMeasuredThoughSomeWeightIsNoNumber) {
   const std::size_t at = header + entry.at("data_offsets").at(0).to_number<std::size_t>();
   bytes.replace(at, 2, "\xC0\x7F");  // BF16
   test::put_file(file, bytes);
-  EXPECT_THAT(quantize("out").err, HasSubstr("o_proj.weight\" holds a NaN or an infinity at element 0"));
+  EXPECT_THAT(quantize("out").err, HasSubstr("o_proj.weight\" holds a NaN or infinity at [0, 0]"));
   for (const auto& options : {std::vector<std::string>{"--skip", "layers.1.self_attn.o_proj"},
                               {"--nonfinite", "keep-original"},
                               {"--nonfinite", "zero"}}) {

@@ -263,7 +263,7 @@ TEST_F(Library, SaysWhatIsWrongWithAJob) {
   expect_error(ErrorCode::kIo, {"missing"}, [&] { (void)quantize_checkpoint(whole); });
   whole = job();
   whole.importance = "missing.safetensors";
-  expect_error(ErrorCode::kUsage, {"\"missing.safetensors\" is neither none, weights nor a file"},
+  expect_error(ErrorCode::kUsage, {"\"missing.safetensors\" is neither auto, random, weights, none nor a file"},
                [&] { (void)quantize_checkpoint(whole); });
   whole = job();
   whole.starts = 42;
