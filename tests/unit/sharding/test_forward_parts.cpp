@@ -153,8 +153,9 @@ TEST(RankExchange, WhoLeavesTakesNothingOfWhatComesNext) {
       exchange.leave();
       if (rank == 0) {
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
         std::vector<int> heard;
-        while (heard.size() + 1 < kRanks) {
+        while (heard.size() + 1 < kRanks && std::chrono::steady_clock::now() < deadline) {
           const std::optional<Message> message = communicator->receive();
           if (!message) continue;
           EXPECT_EQ(message->tag, kNext);
