@@ -60,14 +60,6 @@ struct ImportanceOptions {
   MachineOptions machine;
 };
 
-/// What is measured, the same on every rank.
-struct Subject {
-  Checkpoint checkpoint;
-  DecoderModel model;
-  TokenBatch batch;
-  std::map<std::string, std::string> metadata;
-};
-
 /// Tokens, and what OUT's metadata says of where they come from.
 struct GivenTokens {
   TokenBatch batch;
@@ -118,7 +110,7 @@ GivenTokens read_numbers(const Context& context, const ImportanceOptions& option
 
 Subject prepare(const Context& context, const ImportanceOptions& options) {
   Checkpoint checkpoint = open_source(context.fs, options.model);
-  DecoderModel model = bind_decoder(checkpoint);  // points to tensors, which stay where they are when it moves
+  DecoderModel model = bind_decoder(checkpoint);
   GivenTokens tokens = !options.text.empty()          ? tokenize(context, options, checkpoint, model.vocabulary())
                        : !options.tokens_file.empty() ? read_numbers(context, options, model.vocabulary())
                                                       : make_random(options, model.vocabulary());
@@ -128,8 +120,7 @@ Subject prepare(const Context& context, const ImportanceOptions& options) {
 
 /// Throws kUsage on all ranks when one was told something else, or has another model.
 void require_agreement(const Subject& mine, RankExchange& exchange) {
-  std::string text;
-  for (const auto& [key, value] : mine.metadata) text += fmt::format("{}={}\n", key, value);
+  const std::string text = mine.text();
   const auto bytes = std::as_bytes(std::span(text));
   const auto all = exchange.all_gather({bytes.begin(), bytes.end()});
   for (std::size_t rank = 1; rank < all.size(); ++rank) {
@@ -163,7 +154,7 @@ void lead(const Context& context, const ImportanceOptions& options, RankExchange
   fill_and_commit(out, [&] {
     job.emplace(prepare(context, options));
     require_agreement(*job, exchange);
-    power = measure_on_host(context, options.machine, {job->checkpoint, job->model, job->batch, processes}, exchange);
+    power = measure_on_host(context, options.machine, {*job, processes}, exchange);
     add_experts(job->metadata, power);
     write_text(context.fs, out.path_of(kFileName), importance_file(power, job->metadata));
   });
@@ -174,8 +165,7 @@ void lead(const Context& context, const ImportanceOptions& options, RankExchange
 void follow(const Context& context, const ImportanceOptions& options, RankExchange& exchange, int processes) {
   const Subject job = prepare(context, options);
   require_agreement(job, exchange);
-  static_cast<void>(
-      measure_on_host(context, options.machine, {job.checkpoint, job.model, job.batch, processes}, exchange));
+  static_cast<void>(measure_on_host(context, options.machine, {job, processes}, exchange));
 }
 
 void run_importance(const Context& context, const ImportanceOptions& options) {

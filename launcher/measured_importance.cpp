@@ -29,26 +29,13 @@ namespace {
 
 constexpr std::uint64_t kLongestFile = 16ULL << 30;
 
-/// A model whose inputs can be measured.
-struct Subject {
-  Checkpoint checkpoint;
-  DecoderModel model;
-  TokenBatch batch;
-  std::map<std::string, std::string> metadata;
-};
-
 /// What this rank has to say before anything is measured.
 struct Findings {
   std::optional<Subject> subject;
   std::string why_not;  ///< Nothing, or why a layer that wants it is not weighted by what could be measured.
 
   /// The same on all ranks when they measure the same.
-  [[nodiscard]] std::string text() const {
-    std::string all;
-    if (!subject) return all;
-    for (const auto& [key, value] : subject->metadata) all += fmt::format("{}={}\n", key, value);
-    return all;
-  }
+  [[nodiscard]] std::string text() const { return subject ? subject->text() : std::string(); }
 };
 
 }  // namespace
@@ -132,7 +119,7 @@ std::optional<std::string> left_behind(const Context& context, const QuantizeOpt
 std::string measure(const Context& context, const QuantizeOptions& options, Subject& subject, RankExchange& exchange,
                     int processes, JobMonitor* monitor) {
   try {
-    Measurement what{subject.checkpoint, subject.model, subject.batch, processes, monitor};
+    Measurement what{subject, processes, monitor};
     what.zero_nonfinite = true;  // whether such weights are refused is for the job, which may keep theirs as they are
     ModelPower power = measure_on_host(context, options.machine, what, exchange);
     add_experts(subject.metadata, power);

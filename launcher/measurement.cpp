@@ -15,6 +15,12 @@
 
 namespace halfquad {
 
+std::string Subject::text() const {
+  std::string all;
+  for (const auto& [key, value] : metadata) all += fmt::format("{}={}\n", key, value);
+  return all;
+}
+
 ModelPower measure_on_host(const Context& context, const MachineOptions& machine, const Measurement& what,
                            RankExchange& exchange) {
   ForwardOptions forward;
@@ -24,14 +30,15 @@ ModelPower measure_on_host(const Context& context, const MachineOptions& machine
   forward.multiply = machine.isa.empty() ? fused_multiply() : fused_multiply(machine.isa);
   forward.zero_nonfinite = what.zero_nonfinite;
   ProgressCounters progress;
-  const ProgressTotals totals = forward_totals(what.model);
+  const ProgressTotals totals = forward_totals(what.subject.model);
   ProgressOptions shown = machine.progress_options();
   if (exchange.rank() != 0) shown.mode = ProgressMode::kNone;
   constexpr char kPhase[] = "measuring";
   ProgressMeter meter(progress, totals, shown, kPhase);
   std::optional<JobMonitor::Stage> stage;
   if (what.monitor != nullptr) stage.emplace(*what.monitor, kPhase, progress, totals);
-  return measure_inputs(context.fs, what.checkpoint, what.model, what.batch, forward, exchange, progress, context.stop);
+  return measure_inputs(context.fs, what.subject.checkpoint, what.subject.model, what.subject.batch, forward, exchange,
+                        progress, context.stop);
 }
 
 std::map<std::string, std::string> measurement_metadata(const Checkpoint& checkpoint, const TokenBatch& batch) {

@@ -15,11 +15,20 @@
 
 namespace halfquad {
 
-/// A model's inputs, about to be measured; the same on every rank.
+/// A model and what is run through it; the same on every rank.
+struct Subject {
+  Checkpoint checkpoint;
+  DecoderModel model;  ///< Points to tensors of the checkpoint, which stay where they are when it moves.
+  TokenBatch batch;
+  std::map<std::string, std::string> metadata;  ///< Of the file that comes out.
+
+  /// The metadata as one text, by which ranks see whether they measure the same.
+  [[nodiscard]] std::string text() const;
+};
+
+/// A subject's inputs, about to be measured.
 struct Measurement {
-  const Checkpoint& checkpoint;
-  const DecoderModel& model;
-  const TokenBatch& batch;
+  const Subject& subject;
   int processes = 1;              ///< That share this machine.
   JobMonitor* monitor = nullptr;  ///< Told of the progress, when there is one.
   bool zero_nonfinite = false;    ///< ForwardOptions::zero_nonfinite
