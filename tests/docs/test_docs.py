@@ -1,10 +1,11 @@
 """Runs the commands that the documentation shows, in order, on a tiny model under the names that it uses.
 
-usage: test_docs.py HALFQUAD MPIRUN FILE.md... [unittest arguments]
+usage: test_docs.py HALFQUAD MPIRUN FILE.md... [--devices] [unittest arguments]
 
 Every block of commands (``` alone) is run by bash, and must end well. A comment on the line before a block says otherwise:
 
-  <!-- not run: REASON -->      commands for a GPU, for Slurm, that install; the reason is printed
+  <!-- not run: REASON -->      commands for Slurm, that install; the reason is printed
+  <!-- devices -->              commands for GPUs: run with --devices alone, which runs no others
   <!-- file: NAME -->           the block is a file that the commands use
 """
 
@@ -19,10 +20,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HALFQUAD, MPIRUN, FILES = "", "", []
+DEVICES = "--devices"
+WITH_DEVICES = False
 MODELS = ("M", "MODEL", "Llama-3.1-8B", "Llama-3.1-70B")
 COMMANDS = ""
 OTHERS = {"bash", "json", "python", "c++", "text"}
-MARK = re.compile(r"<!-- (not run|file): (.+) -->")
+MARK = re.compile(r"<!-- (not run|file|devices)(?:: (.+))? -->")
 DEADLINE = 120  # seconds for a block
 
 
@@ -31,6 +34,7 @@ class Block:
         self.where, self.language, self.lines = f"{file.name}:{line}", language, []
         self.skipped = mark[2] if mark and mark[1] == "not run" else None
         self.file = mark[2] if mark and mark[1] == "file" else None
+        self.for_devices = bool(mark) and mark[1] == "devices"
 
 
 def blocks_of(file: Path) -> list:
@@ -84,7 +88,7 @@ class DocsTest(unittest.TestCase):
                 (self.folder / block.file).write_text("\n".join(block.lines))
         ran = 0
         for block in blocks:
-            if block.language != COMMANDS or block.file:
+            if block.language != COMMANDS or block.file or block.for_devices != WITH_DEVICES:
                 continue
             if block.skipped:
                 print(f"{block.where}: not run: {block.skipped}", flush=True)
@@ -96,9 +100,11 @@ class DocsTest(unittest.TestCase):
                 self.assertEqual(done.returncode, 0, f"{block.where}:\n{script}\n{done.stdout}{done.stderr}")
                 ran += 1
         print(f"{ran} blocks of commands ran", flush=True)
+        self.assertGreater(ran, 0)
 
 
 if __name__ == "__main__":
     HALFQUAD, MPIRUN = sys.argv[1:3]
     FILES = [argument for argument in sys.argv[3:] if argument.endswith(".md")]
-    unittest.main(argv=[sys.argv[0], *(argument for argument in sys.argv[3:] if not argument.endswith(".md"))])
+    WITH_DEVICES = DEVICES in sys.argv
+    unittest.main(argv=[sys.argv[0], *(argument for argument in sys.argv[3:] if argument != DEVICES and argument not in FILES)])
