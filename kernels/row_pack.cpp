@@ -121,17 +121,25 @@ UnitWords<kBits> pack_unit(const std::uint8_t* codes, std::int64_t count) noexce
   return words;
 }
 
+// Rows whose words fill a line of the cache in each line of words: these lie far apart, as the rows of codes do.
+constexpr std::int64_t kRowsTogether = 16;
+
 template <unsigned kBits>
 void rows_down(const CodeMatrix& m, const MutableLines& lines) noexcept {
-  for (std::int64_t c = 0; c < m.cols; c += kWordUnit) {
-    const std::int64_t count = std::min(kWordUnit, m.cols - c);
-    const std::int64_t words = bit_stream_words(count, kBits);
-    std::byte* const first = lines.data + c / kWordUnit * kBits * lines.stride;
-    for (std::int64_t r = 0; r < m.rows; ++r) {
-      const std::uint8_t* const codes = m.codes + r * m.stride + c;
-      const auto unit = count == kWordUnit ? pack_unit<kBits>(codes, kWordUnit) : pack_unit<kBits>(codes, count);
-      for (std::int64_t i = 0; i < words; ++i) {
-        std::memcpy(first + i * lines.stride + r * kWordBytes, &unit[static_cast<std::size_t>(i)], kWordBytes);
+  std::array<std::array<std::uint32_t, kRowsTogether>, kBits> block;
+  for (std::int64_t r = 0; r < m.rows; r += kRowsTogether) {
+    const std::int64_t rows = std::min(kRowsTogether, m.rows - r);
+    for (std::int64_t c = 0; c < m.cols; c += kWordUnit) {
+      const std::int64_t count = std::min(kWordUnit, m.cols - c);
+      for (std::int64_t k = 0; k < rows; ++k) {
+        const std::uint8_t* const codes = m.codes + (r + k) * m.stride + c;
+        const auto unit = count == kWordUnit ? pack_unit<kBits>(codes, kWordUnit) : pack_unit<kBits>(codes, count);
+        for (std::size_t i = 0; i < kBits; ++i) block[i][static_cast<std::size_t>(k)] = unit[i];
+      }
+      std::byte* const first = lines.data + c / kWordUnit * kBits * lines.stride + r * kWordBytes;
+      for (std::int64_t i = 0; i < bit_stream_words(count, kBits); ++i) {
+        const auto& line = block[static_cast<std::size_t>(i)];
+        std::memcpy(first + i * lines.stride, line.data(), static_cast<std::size_t>(rows * kWordBytes));
       }
     }
   }
@@ -197,34 +205,37 @@ void unpack_columns(WordLayout layout, const Lines& lines, const MutableCodeMatr
 
 constexpr std::array<std::int64_t, 8> kAwqOrder = {0, 2, 4, 6, 1, 3, 5, 7};
 
-// Eight rows are a word of each column. The lines of the words lie far apart: four words go to each at once, of so many
-// columns that codes are read in long runs and all of it stays in L2.
-constexpr std::int64_t kAwqColumns = 1024;
-constexpr std::size_t kAwqWords = 4;
+// Eight rows are a word of each column. The lines of the words lie far apart, so that each write to one may cost a line
+// of the cache: so many words as fill that go to each at once, of so many columns that the words stay in L1.
+constexpr std::int64_t kAwqColumns = 256;
+constexpr std::size_t kAwqWords = 16;
 using AwqWords = std::array<std::uint32_t, kAwqColumns>;
+using AwqBytes = std::array<std::uint8_t, kAwqColumns>;
 
-// Words of `n` columns, a multiple of eight but for what is beyond them, from eight rows; those at and beyond `m.rows`
-// count as zeros.
+// One byte of the words of `n` columns: rows `low` and `high`; those at and beyond `m.rows` count as zeros.
+void awq_bytes(const CodeMatrix& m, std::int64_t low, std::int64_t high, std::int64_t c, std::int64_t n,
+               AwqBytes& bytes) noexcept {
+  static constexpr AwqBytes kNone{};
+  const std::uint8_t* const first = low < m.rows ? m.codes + low * m.stride + c : kNone.data();
+  const std::uint8_t* const second = high < m.rows ? m.codes + high * m.stride + c : kNone.data();
+  std::uint8_t* const out = bytes.data();
+  std::int64_t i = 0;
+  for (; i + kOctet <= n; i += kOctet) {
+    const std::uint64_t pairs = load_octet(first + i) | load_octet(second + i) << 4U;
+    std::memcpy(out + i, &pairs, sizeof pairs);
+  }
+  for (; i < n; ++i) out[i] = static_cast<std::uint8_t>(first[i] | second[i] << 4U);
+}
+
+// The words of `n` columns from the eight rows at `r`.
 void awq_words(const CodeMatrix& m, std::int64_t r, std::int64_t c, std::int64_t n, AwqWords& words) noexcept {
-  const auto octet = [&](std::size_t place, std::int64_t i) -> std::uint64_t {
-    const std::int64_t at = r + kAwqOrder[place];
-    if (at >= m.rows) return 0;
-    const std::uint8_t* const codes = m.codes + at * m.stride + c + i;
-    if (n - i >= kOctet) return load_octet(codes);
-    std::array<std::uint8_t, kOctet> last{};
-    std::copy_n(codes, n - i, last.begin());
-    return load_octet(last.data());
-  };
-  for (std::int64_t i = 0; i < n; i += kOctet) {
-    std::array<std::array<std::uint8_t, kOctet>, 4> bytes;  // of the words of eight columns
-    for (std::size_t b = 0; b < bytes.size(); ++b) {
-      const std::uint64_t pair = octet(2 * b, i) | octet(2 * b + 1, i) << 4U;
-      std::memcpy(bytes[b].data(), &pair, sizeof pair);
-    }
-    for (std::size_t k = 0; k < kOctet; ++k) {
-      words[static_cast<std::size_t>(i) + k] = std::uint32_t{bytes[0][k]} | std::uint32_t{bytes[1][k]} << 8U |
-                                               std::uint32_t{bytes[2][k]} << 16U | std::uint32_t{bytes[3][k]} << 24U;
-    }
+  std::array<AwqBytes, kWordBytes> bytes;
+  for (std::size_t b = 0; b < bytes.size(); ++b) {
+    awq_bytes(m, r + kAwqOrder[2 * b], r + kAwqOrder[2 * b + 1], c, n, bytes[b]);
+  }
+  for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
+    words[i] = std::uint32_t{bytes[0][i]} | std::uint32_t{bytes[1][i]} << 8U | std::uint32_t{bytes[2][i]} << 16U |
+               std::uint32_t{bytes[3][i]} << 24U;
   }
 }
 
@@ -234,15 +245,15 @@ void pack_awq(const CodeMatrix& m, const MutableLines& lines) noexcept {
   for (std::int64_t c = 0; c < m.cols; c += kAwqColumns) {
     const std::int64_t n = std::min(kAwqColumns, m.cols - c);
     for (std::int64_t r = 0; r < m.rows; r += kRows) {
-      const auto bytes = static_cast<std::size_t>(ceil_div(std::min(kRows, m.rows - r), kOctet) * kWordBytes);
-      for (std::size_t w = 0; w < kAwqWords; ++w)
-        awq_words(m, r + kOctet * static_cast<std::int64_t>(w), c, n, block[w]);
+      const auto count = static_cast<std::size_t>(ceil_div(std::min(kRows, m.rows - r), kOctet));
+      for (std::size_t w = 0; w < count; ++w) awq_words(m, r + kOctet * static_cast<std::int64_t>(w), c, n, block[w]);
       std::byte* const out = lines.data + c * lines.stride + r / kOctet * kWordBytes;
-      for (std::int64_t i = 0; i < n; ++i) {
+      const auto put = [&](std::int64_t i, std::size_t words) {
         std::array<std::uint32_t, kAwqWords> line;
-        for (std::size_t w = 0; w < kAwqWords; ++w) line[w] = block[w][static_cast<std::size_t>(i)];
-        std::memcpy(out + i * lines.stride, line.data(), bytes);
-      }
+        for (std::size_t w = 0; w < words; ++w) line[w] = block[w][static_cast<std::size_t>(i)];
+        std::memcpy(out + i * lines.stride, line.data(), words * kWordBytes);
+      };
+      for (std::int64_t i = 0; i < n; ++i) count == kAwqWords ? put(i, kAwqWords) : put(i, count);
     }
   }
 }
