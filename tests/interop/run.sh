@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# usage: run.sh hqq|formats|serving|vllm HALFQUAD WORK_FOLDER TINY_MODEL
+# usage: run.sh hqq|formats|serving|vllm HALFQUAD WORK_FOLDER TINY_MODEL [MPIRUN]
 # Quantizes small models with HALFQUAD and loads the results with the published programs of the formats: hqq's with hqq and
 # transformers 4, all others with transformers 5, mlx, llama.cpp and more; "serving" and "vllm" run the README's commands for
-# engines. The programs are kept in virtual environments in WORK_FOLDER (some 7 GiB each, fetched once), or in those that
+# engines. MPIRUN starts several ranks of HALFQUAD where outputs of several are loaded, too. The programs are kept in virtual environments in WORK_FOLDER (some 7 GiB each, fetched once), or in those that
 # HALFQUAD_INTEROP_VENV (hqq), HALFQUAD_FORMATS_VENV (formats, serving) and HALFQUAD_VLLM_VENV name.
 set -euo pipefail
 
@@ -24,13 +24,16 @@ install() {
   cp "$wanted" "$done_file"
 }
 
-(($# == 4)) || die 'usage: run.sh hqq|formats|serving|vllm HALFQUAD WORK_FOLDER TINY_MODEL'
+(($# == 4 || $# == 5)) || die 'usage: run.sh hqq|formats|serving|vllm HALFQUAD WORK_FOLDER TINY_MODEL [MPIRUN]'
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 what="$1" halfquad="$2" work="$3" tiny="$4"
 mkdir -p "$work"
 options=()
 case "$what" in
-  hqq) venv="${HALFQUAD_INTEROP_VENV:-$work/venv}" needs=requirements check=check_loaders.py ;;
+  hqq)
+    venv="${HALFQUAD_INTEROP_VENV:-$work/venv}" needs=requirements check=check_loaders.py
+    [[ -z "${5:-}" ]] || options=(--mpirun "$5")
+    ;;
   formats) venv="${HALFQUAD_FORMATS_VENV:-$work/venv-formats}" needs=requirements-formats check=check_formats.py ;;
   serving)
     venv="${HALFQUAD_FORMATS_VENV:-$work/venv-formats}" needs=requirements-formats check=check_serving.py
