@@ -298,8 +298,10 @@ class SimdSolver final : public Solver {
         stats.nonfinite = true;
         return;
       }
-      const WholeGrid best =
-          SearchIntegerZero(set.weights.w, elems, span, search, reinterpret_cast<std::int16_t*>(set.weights.ws));
+      auto* const room = reinterpret_cast<std::int16_t*>(set.weights.ws);
+      const WholeGrid best = fused_products_
+                                 ? SearchIntegerZero<FusedProducts>(set.weights.w, elems, span, search, room)
+                                 : SearchIntegerZero<Products>(set.weights.w, elems, span, search, room);
       set.grid.S = hn::Div(hn::Set(kDF, 1.0F), best.s);
       set.grid.s = best.s;
       set.grid.z = best.z;
@@ -406,6 +408,7 @@ class SimdSolver final : public Solver {
   }
 
   std::string name_;
+  bool fused_products_ = HasFusedProducts();
   simd::Scratch scratch_;
   std::vector<StepConstants> step_constants_;
   QuantSpec planned_;  // whose constants those are
