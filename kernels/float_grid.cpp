@@ -52,11 +52,27 @@ std::byte joined(std::uint8_t low, std::uint8_t high) noexcept {
 std::uint8_t low_code(std::byte pair) noexcept { return kCodes[std::to_integer<std::size_t>(pair & std::byte{0xF})]; }
 std::uint8_t high_code(std::byte pair) noexcept { return kCodes[std::to_integer<std::size_t>(pair >> 4U)]; }
 
+// ggml reads E4M3 without its sign, and as zero what is no number.
+float ggml_scale_of(const GgmlFloatBlocks& blocks, std::uint8_t byte) noexcept {
+  constexpr std::uint8_t kMagnitude = 0x7F;
+  if (blocks.grid == FloatGrid::kNvfp4) {
+    byte &= kMagnitude;
+    if (byte == kMagnitude) return 0;
+  }
+  return group_scale_of(blocks.grid, byte, blocks.tensor_scale);
+}
+
 }  // namespace
 
 float tensor_scale_of(float largest) noexcept {
   if (!(largest > 0)) return 1;
-  return std::min(kMostTensorScale, kLargestE4M3 * kLargestE2M1 / largest);
+  // Where the inverse is kept, its inverse is this very number: that holds for whatever is an inverse itself.
+  return std::min(kMostTensorScale, 1 / (1 / (kLargestE4M3 * kLargestE2M1 / largest)));
+}
+
+float power_of_two_scale_of(float largest) noexcept {
+  constexpr std::uint32_t kExponent = 0x7F80'0000;
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(tensor_scale_of(largest)) & kExponent);
 }
 
 float group_scale_of(FloatGrid grid, std::uint8_t byte, float tensor_scale) noexcept {
@@ -103,21 +119,33 @@ void unpack_e2m1(const std::byte* in, std::int64_t count, std::uint8_t* codes) n
   }
 }
 
-void pack_ggml_mxfp4(const std::uint8_t* codes, const float* scale, std::int64_t blocks, std::byte* out) noexcept {
-  constexpr std::int64_t kHalf = group_size_of(FloatGrid::kMxfp4) / 2;
-  for (std::int64_t block = 0; block < blocks; ++block, codes += 2 * kHalf) {
-    *out++ = static_cast<std::byte>(scale_byte_of(FloatGrid::kMxfp4, scale[block], 1));
-    for (std::int64_t i = 0; i < kHalf; ++i) *out++ = joined(codes[i], codes[i + kHalf]);
+void pack_ggml_floats(const GgmlFloatBlocks& blocks, const FloatCodesView& in, std::byte* out) noexcept {
+  const std::int64_t each = ggml_block_groups(blocks.grid);
+  const std::int64_t half = group_size_of(blocks.grid) / 2;
+  const std::uint8_t* codes = in.codes;
+  for (std::int64_t group = 0; group < blocks.groups; group += each) {
+    for (std::int64_t i = 0; i < each; ++i) {
+      *out++ = static_cast<std::byte>(scale_byte_of(blocks.grid, in.scale[group + i], blocks.tensor_scale));
+    }
+    for (std::int64_t i = 0; i < each; ++i, codes += 2 * half) {
+      for (std::int64_t k = 0; k < half; ++k) *out++ = joined(codes[k], codes[k + half]);
+    }
   }
 }
 
-void unpack_ggml_mxfp4(const std::byte* in, std::int64_t blocks, std::uint8_t* codes, float* scale) noexcept {
-  constexpr std::int64_t kHalf = group_size_of(FloatGrid::kMxfp4) / 2;
-  for (std::int64_t block = 0; block < blocks; ++block, codes += 2 * kHalf) {
-    scale[block] = group_scale_of(FloatGrid::kMxfp4, std::to_integer<std::uint8_t>(*in++), 1);
-    for (std::int64_t i = 0; i < kHalf; ++i, ++in) {
-      codes[i] = low_code(*in);
-      codes[i + kHalf] = high_code(*in);
+void unpack_ggml_floats(const GgmlFloatBlocks& blocks, const std::byte* in, const FloatCodes& out) noexcept {
+  const std::int64_t each = ggml_block_groups(blocks.grid);
+  const std::int64_t half = group_size_of(blocks.grid) / 2;
+  std::uint8_t* codes = out.codes;
+  for (std::int64_t group = 0; group < blocks.groups; group += each) {
+    for (std::int64_t i = 0; i < each; ++i) {
+      out.scale[group + i] = ggml_scale_of(blocks, std::to_integer<std::uint8_t>(*in++));
+    }
+    for (std::int64_t i = 0; i < each; ++i, codes += 2 * half) {
+      for (std::int64_t k = 0; k < half; ++k, ++in) {
+        codes[k] = low_code(*in);
+        codes[k + half] = high_code(*in);
+      }
     }
   }
 }

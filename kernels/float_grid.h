@@ -28,6 +28,8 @@ inline constexpr int kLargestFloatCode = 24;
 /// it) whose largest magnitude is `largest`: 448·6 / largest, so that the group with that weight has the largest E4M3.
 /// 1 when all weights are zero; 2^100 at most.
 [[nodiscard]] float tensor_scale_of(float largest) noexcept;
+/// The greatest power of two that is no larger: its inverse is one, too, so that nothing is rounded where that is kept.
+[[nodiscard]] float power_of_two_scale_of(float largest) noexcept;
 
 /// s, half of what the byte of a group's scale stands for. `tensor_scale` counts for kNvfp4 alone. NaN for bytes that
 /// are none.
@@ -61,6 +63,10 @@ struct FloatGroups {
 struct FloatCodes {
   std::uint8_t* codes = nullptr;
   float* scale = nullptr;
+};
+struct FloatCodesView {
+  const std::uint8_t* codes = nullptr;
+  const float* scale = nullptr;
 };
 enum class ScaleSearch : std::uint8_t {
   kLargest,  ///< The scale that puts the group's largest weight at the end of the grid, rounded; of powers of two the
@@ -108,9 +114,20 @@ struct FloatScales {
 void pack_e2m1(const std::uint8_t* codes, std::int64_t count, std::byte* out) noexcept;
 void unpack_e2m1(const std::byte* in, std::int64_t count, std::uint8_t* codes) noexcept;
 
-/// ggml's MXFP4: blocks of a scale byte and 16 bytes of 32 codes, the first 16 in the low nibbles.
-inline constexpr std::int64_t kGgmlMxfp4Bytes = 17;
-void pack_ggml_mxfp4(const std::uint8_t* codes, const float* scale, std::int64_t blocks, std::byte* out) noexcept;
-void unpack_ggml_mxfp4(const std::byte* in, std::int64_t blocks, std::uint8_t* codes, float* scale) noexcept;
+/// ggml's blocks of whole groups: the bytes of their scales, then the nibbles of group after group, the first half of a
+/// group in the low ones. MXFP4: one group of 32, 17 bytes. NVFP4: four groups of 16, 36 bytes.
+struct GgmlFloatBlocks {
+  FloatGrid grid = FloatGrid::kMxfp4;
+  std::int64_t groups = 0;  ///< A multiple of a block's.
+  float tensor_scale = 1;   ///< Counts for kNvfp4 alone.
+};
+[[nodiscard]] constexpr std::int64_t ggml_block_groups(FloatGrid grid) noexcept {
+  return grid == FloatGrid::kNvfp4 ? 4 : 1;
+}
+[[nodiscard]] constexpr std::int64_t ggml_block_bytes(FloatGrid grid) noexcept {
+  return ggml_block_groups(grid) * (1 + group_size_of(grid) / 2);
+}
+void pack_ggml_floats(const GgmlFloatBlocks& blocks, const FloatCodesView& in, std::byte* out) noexcept;
+void unpack_ggml_floats(const GgmlFloatBlocks& blocks, const std::byte* in, const FloatCodes& out) noexcept;
 
 }  // namespace halfquad

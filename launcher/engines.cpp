@@ -21,7 +21,7 @@ constexpr std::array kSupport = {
     FormatSupport{
         "gguf",
         "1-5 bit as Q4_1 and Q5_1, 8 bit as Q8_0, `--symmetric` as Q4_0 and Q5_0; groups of 32 and multiples; "
-        "`--type Q2_K` to `Q6_K`, `--type mxfp4`, `--mixture Q4_K_M` and the like",
+        "`--type Q2_K` to `Q6_K`, `--type mxfp4`, `nvfp4`, `--mixture Q4_K_M` and the like",
         "llama.cpp", true},
     FormatSupport{
         "hdf5",

@@ -127,8 +127,9 @@ void add_file_options(CLI::App& app, SpecOptions& options) {
   app.add_option(
          "--type", options.type,
          "Instead of --bits and --group-size: blocks of GGUF, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0, and with their own search "
-         "Q2_K Q3_K Q4_K Q5_K Q6_K; floating-point codes, mxfp4 (compressed-tensors, gguf) and nvfp4 "
-         "(compressed-tensors). Instead of --bits alone, for hdf5: codes that are places in a table, fp4-e2m1 fp3-e2m0 "
+         "Q2_K Q3_K Q4_K Q5_K Q6_K; floating-point codes, mxfp4 and nvfp4 "
+         "(compressed-tensors, gguf). Instead of --bits alone, for hdf5: codes that are places in a table, fp4-e2m1 "
+         "fp3-e2m0 "
          "fp3-e1m1 nf4, and learned4 learned3, whose 16 or 8 values are fitted to each tensor")
       ->type_name("NAME")
       ->group(kNumerics);

@@ -85,7 +85,9 @@ class LayerConverter {
   }
 
   /// Whether groups with `spec` are the layer's, or parts of them, and have room for its codes.
-  [[nodiscard]] bool is_given(const QuantSpec& spec) const {
+  [[nodiscard]] bool is_given(const Decision& decision) const {
+    const QuantSpec& spec = decision.spec;
+    if (!decision.unscaled.empty() && has_scale()) return false;
     if (spec.grid != layer_.spec.grid) return false;
     if (!spec.channel_wise || spec.super_blocks || qmax(spec.width) < qmax(layer_.spec.width)) return false;
     const bool columns = layer_.spec.channel_wise && layer_.spec.axis == 0;
@@ -95,8 +97,9 @@ class LayerConverter {
     return want >= kCodedGridElements && (columns ? want == have : have % want == 0);
   }
 
-  [[nodiscard]] std::string why_changed(const QuantSpec& spec) const {
-    if (!is_given(spec)) return why_solved_again(spec);
+  [[nodiscard]] std::string why_changed(const Decision& decision) const {
+    const QuantSpec& spec = decision.spec;
+    if (!is_given(decision)) return why_solved_again(decision);
     if (spec.grid != FloatGrid::kNone && (!spec.has_levels() || holds(stored_, layer_.stored))) return "";
     const bool was_offset = !layer_.tiles.whole_rows() ? false : layer_.packer->form(layer_.spec).second == kOffset;
     if (spec.zeros != ZeroKind::kFloat && layer_.spec.zeros == ZeroKind::kFloat) {
@@ -145,7 +148,12 @@ class LayerConverter {
     return !to_.why_not(spec, rows_, layer_.cols);
   }
 
-  [[nodiscard]] std::string why_solved_again(const QuantSpec& spec) const {
+  [[nodiscard]] bool has_scale() const { return layer_.tensor_scale != 1 || !layer_.part_scales.empty(); }
+
+  [[nodiscard]] std::string why_solved_again(const Decision& decision) const {
+    const QuantSpec& spec = decision.spec;
+    if (!decision.unscaled.empty() && has_scale())
+      return "no scale for the tensor, which llama.cpp does not apply here";
     if (spec.grid != layer_.spec.grid) return fmt::format("{} has no {} codes", to_.name(), name_of(layer_.spec.grid));
     if (qmax(spec.width) < qmax(layer_.spec.width)) {
       return fmt::format("{} bits instead of {}", name_of(spec.width), name_of(layer_.spec.width));
@@ -235,15 +243,15 @@ class ModelConverter {
     PlainTensor& plain = plain_.tensors[index];
     Decision& decision = decisions_[index];
     const LayerConverter layer = converter(index);
-    decision.given = layer.is_given(decision.spec);
+    decision.given = layer.is_given(decision);
     if (decision.given) {
-      decision.tensor_scale = layer_of(index).tensor_scale;
+      decision.tensor_scale = layer_of(index).tensor_scale_of(plain.view.first_row);
       if (decision.spec.learns_levels()) decision.levels = layer_of(index).levels;
       LayerView view = plain.view;
       view.coded_group = group_elems(decision.spec, plain.tensor.shape[0], plain.tensor.shape[1]);
       plain.tensor.decoder = layer_decoder(output_.checkpoint(), layer_of(index), view);
     }
-    return layer.why_changed(decision.spec);
+    return layer.why_changed(decision);
   }
 
   [[nodiscard]] Checkpoint checkpoint() const {

@@ -115,12 +115,12 @@ std::vector<DecidedTensor> DecisionBoard::add(FirstPasses passes) {
                    "layer " + tensor.module + ": more tiles were solved than it has");
   if (!has_all_tiles(index)) return {};
   if (known_scales_[index]) return {conclude(index, *known_scales_[index])};
-  if (tensor.scale_with.empty()) return {conclude(index, tensor_scale_of(all.range))};
+  if (tensor.scale_with.empty()) return {conclude(index, tensor_scale_of(tensor, all.range))};
   if (!std::ranges::all_of(tensor.scale_with, [&](std::size_t other) { return has_all_tiles(other); })) return {};
   WeightRange range;
   for (const std::size_t other : tensor.scale_with) range.add(tensors_[other].range);
   std::vector<DecidedTensor> decided;
-  for (const std::size_t other : tensor.scale_with) decided.push_back(conclude(other, tensor_scale_of(range)));
+  for (const std::size_t other : tensor.scale_with) decided.push_back(conclude(other, tensor_scale_of(tensor, range)));
   return decided;
 }
 
@@ -133,8 +133,17 @@ DecidedTensor DecisionBoard::conclude(std::size_t tensor, float tensor_scale) {
   return decided;
 }
 
-float tensor_scale_of(const WeightRange& range) noexcept {
-  return tensor_scale_of(std::max(std::abs(range.lo), std::abs(range.hi)));
+float tensor_scale_of(const QuantizedTensor& tensor, const WeightRange& range) noexcept {
+  const float largest = std::max(std::abs(range.lo), std::abs(range.hi));
+  switch (tensor.tensor_scale_form) {
+    case TensorScaleForm::kDivisor:
+      return tensor_scale_of(largest);
+    case TensorScaleForm::kFactor:
+      return power_of_two_scale_of(largest);
+    case TensorScaleForm::kNone:
+      break;
+  }
+  return 1;
 }
 
 TensorDecision decide(const QuantizedTensor& tensor, FirstPasses& all, float tensor_scale) {

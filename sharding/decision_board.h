@@ -54,8 +54,8 @@ class DecisionBoard {
   std::vector<std::optional<float>> known_scales_;  // of tensors that share one which an earlier run found
 };
 
-/// The tensor scale that follows from the range of all weights it is for.
-[[nodiscard]] float tensor_scale_of(const WeightRange& range) noexcept;
+/// The tensor scale of a layer, or of all it shares that with, that follows from the range of their weights.
+[[nodiscard]] float tensor_scale_of(const QuantizedTensor& tensor, const WeightRange& range) noexcept;
 
 /// The decision that follows from the sums over a whole tensor.
 [[nodiscard]] TensorDecision decide(const QuantizedTensor& tensor, FirstPasses& all, float tensor_scale = 1);

@@ -185,7 +185,7 @@ class RowLayerDecoder final : public LayerDecoder {
     StoredGrid grid;
     grid.scale.resize(static_cast<std::size_t>(stored.size() * per_row));
     grid.second.resize(grid.scale.size());
-    layer_.packer->unpack(layer_.shape(), places, {stored.size(), codes.data(), grid.scale.data(), grid.second.data()});
+    layer_.unpack(stored.begin, places, {stored.size(), codes.data(), grid.scale.data(), grid.second.data()});
     grid.derive(layer_.packer->form(layer_.spec));
 
     for (std::int64_t row = rows.begin; row < rows.end; ++row) {

@@ -44,6 +44,13 @@ std::size_t OutputCatalog::add_codes(TensorShape tensor, const BlockLayout& bloc
   return add_part(OutputTensor::Kind::kCodes, std::move(tensor), blocks);
 }
 
+std::size_t OutputCatalog::add_tensor_scales(std::string name, std::size_t layers) {
+  constexpr std::uint64_t kBytes = sizeof(float);
+  return add_part(OutputTensor::Kind::kTensorScale,
+                  TensorShape{std::move(name), DType::kF32, {static_cast<std::int64_t>(layers)}},
+                  {layers * kBytes, kBytes, kBytes});
+}
+
 std::size_t OutputCatalog::add_part(OutputTensor::Kind kind, const std::optional<TensorShape>& tensor,
                                     const BlockLayout& blocks) {
   if (!tensor) return QuantizedTensor::kNoEntry;

@@ -33,6 +33,13 @@ struct OutputTensor {
   std::size_t file = 0;              ///< Index into OutputLayout::files().
 };
 
+/// How the number is kept that all scales of a layer are over.
+enum class TensorScaleForm : std::uint8_t {
+  kDivisor,  ///< As it is: scales are divided by it.
+  kFactor,   ///< Its inverse, which they are multiplied with. What is found for a layer is a power of two.
+  kNone,     ///< It is 1.
+};
+
 /// One quantized linear layer: its source, its spec, its tiles and its data tensors in the output.
 struct QuantizedTensor {
   static constexpr std::size_t kNoEntry = static_cast<std::size_t>(-1);
@@ -44,6 +51,8 @@ struct QuantizedTensor {
   TileGeometry tiles;
   /// Indices into OutputLayout::entries(). kNoEntry where the format has none.
   std::size_t codes = 0, scale = kNoEntry, zero = kNoEntry, tensor_scale = kNoEntry, levels = kNoEntry;
+  TensorScaleForm tensor_scale_form = TensorScaleForm::kDivisor;
+  std::uint64_t tensor_scale_at = 0;        ///< Where its own begins in that entry.
   const RowPacker* packer = nullptr;        ///< Null: hqq's own layout.
   RowOrder order = {};                      ///< Of its rows in the output.
   bool unmeasured = false;                  ///< Decision::unmeasured
@@ -94,6 +103,8 @@ class OutputCatalog {
                  DType stored);
   /// A tensor that several layers fill, or one whose rows change places: `layer.codes` is set to it.
   std::size_t add_codes(TensorShape tensor, const BlockLayout& blocks);
+  /// F32, of `layers` layers one behind the other: `layer.tensor_scale` is set to it.
+  std::size_t add_tensor_scales(std::string name, std::size_t layers);
   void add_layer(QuantizedTensor layer) { quantized_.push_back(std::move(layer)); }
 
   /// Of all tensors: what OutputLayout::data_bytes() will be.

@@ -120,7 +120,7 @@ void OutputLayout::take_given(std::span<const Decision> decisions) {
 void OutputLayout::share_tensor_scales() {
   std::map<std::string, std::vector<std::size_t>> merged;
   for (std::size_t i = 0; i < quantized_.size(); ++i) {
-    if (!quantized_[i].wants_tensor_scale()) continue;
+    if (!quantized_[i].wants_tensor_scale() || quantized_[i].tensor_scale_form != TensorScaleForm::kDivisor) continue;
     const std::string layer = fused_layer_of(quantized_[i].module);
     if (!layer.empty()) merged[layer].push_back(i);
   }

@@ -312,7 +312,7 @@ void Pipeline::first_pass_done(Unit unit, FirstPasses passes) {
   const bool much = whole.weighs_columns() || whole.wants_levels();
   if (much && whole.scale_with.empty() && told.tiles == whole.tiles.tile_count()) {
     // Nobody else has a part in it, and much would be sent.
-    decided(tensor, decide(whole, told, tensor_scale_of(told.range)));
+    decided(tensor, decide(whole, told, tensor_scale_of(whole, told.range)));
   } else {
     in_.share.add_first_passes(std::move(told));
   }

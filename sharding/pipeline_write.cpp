@@ -111,8 +111,11 @@ void Pipeline::write_tile(Unit& unit) {
   add_all(tensor.scale, tensor.tiles.scale_ranges(item.index, stored_bytes), output.scale);
   add_all(tensor.zero, tensor.tiles.zero_ranges(item.index, stored_bytes), output.zero);
   // What there is once for a tensor goes with its first tile.
+  float kept_scale = 1;
   if (tensor.tensor_scale != QuantizedTensor::kNoEntry && item.index == 0) {
-    pieces.push_back({tensor.tensor_scale, 0, std::as_bytes(std::span(&unit.record.decision.tensor_scale, 1))});
+    const float found = unit.record.decision.tensor_scale;
+    kept_scale = tensor.tensor_scale_form == TensorScaleForm::kFactor ? 1 / found : found;
+    pieces.push_back({tensor.tensor_scale, tensor.tensor_scale_at, std::as_bytes(std::span(&kept_scale, 1))});
   }
   if (tensor.levels != QuantizedTensor::kNoEntry && item.index == 0) {
     const auto count = static_cast<std::size_t>(level_count(tensor.spec.grid));

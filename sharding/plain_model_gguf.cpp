@@ -65,6 +65,9 @@ class GgufPlainModel {
   void check_names() const {
     std::set<std::string_view> known;
     for (const GgufModelTensor& tensor : gguf_.tensors) known.insert(tensor.name);
+    for (const StoredLayer& layer : output_.layers()) {
+      for (const std::size_t part : layer.tensors) known.insert(output_.checkpoint().tensors()[part].name);
+    }
     for (const SourceTensor& stored : output_.checkpoint().tensors()) {
       HALFQUAD_REQUIRE(known.contains(stored.name), kBadInput,
                        fmt::format("tensor {} of the GGUF file is none that {} has anything for: it was made from "

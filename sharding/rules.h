@@ -84,6 +84,9 @@ struct Decision {
   KeepReason keep = KeepReason::kNone;
   QuantSpec spec;   ///< Meaningful when keep is kNone.
   std::string why;  ///< For kSkipped the pattern, for kShape the sentence.
+  /// Where the format keeps no tensor scale for it, which is 1 then, though its grid has one: why, of all such tensors
+  /// alike.
+  std::string unscaled = {};
   /// Importance::kFile: the file says nothing of the layer, whose own weights tell instead.
   bool unmeasured = false;
   bool given = false;                 ///< Quantized already: the tensor holds coded elements (coded_elements.h).

@@ -31,11 +31,16 @@ struct StoredLayer {
   const RowPacker* packer = nullptr;      ///< Null: hqq's own layout.
   std::vector<std::size_t> tensors = {};  ///< All that belong to it.
   float tensor_scale = 1;                 ///< Where all scales are over one of the tensor's.
-  std::optional<Levels> levels = {};      ///< Where codes are numbers of levels.
+  /// One for each of as many equal parts of its rows, experts, where these differ; tensor_scale is 1 then.
+  std::vector<float> part_scales = {};
+  std::optional<Levels> levels = {};  ///< Where codes are numbers of levels.
 
   /// What codes stand for, by code; null: for themselves.
   [[nodiscard]] const float* values() const noexcept { return levels ? levels->data() : nullptr; }
   [[nodiscard]] RowShape shape() const { return {spec, rows, cols, stored, tensor_scale}; }
+  [[nodiscard]] float tensor_scale_of(std::int64_t row) const;
+  /// Of a format that keeps whole rows: unpacks those from `first_row` on. @pre as RowPacker::unpack().
+  void unpack(std::int64_t first_row, const RowPlaces<const std::byte>& in, const LoadedRows& out) const;
 };
 
 /// Reads tensors of a few bytes; every file is opened once.

@@ -155,7 +155,7 @@ StoredTile StoredTileReader::load_rows(const StoredLayer& layer, std::int64_t ti
       reinterpret_cast<std::uint8_t*>(workspace.take(static_cast<std::uint64_t>(out.elements())).data());
   grid_.scale.resize(static_cast<std::size_t>(out.groups));
   grid_.second.resize(static_cast<std::size_t>(out.groups));
-  layer.packer->unpack(layer.shape(), places, {end - begin, codes, grid_.scale.data(), grid_.second.data()});
+  layer.unpack(begin, places, {end - begin, codes, grid_.scale.data(), grid_.second.data()});
   grid_.derive(layer.packer->form(layer.spec));
   out.codes = codes;
   out.scale = grid_.scale.data();

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <numeric>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +25,7 @@
 #include "sharding/formats/gguf_open.h"
 #include "sharding/formats/gguf_order.h"
 #include "sharding/formats/gguf_rows.h"
+#include "sharding/formats/gguf_tensor_scale.h"
 #include "sharding/formats/gguf_tokenizer.h"
 #include "sharding/formats/registry.h"
 #include "sharding/gguf_source.h"
@@ -125,6 +127,10 @@ class GgufFiller {
     std::vector<std::int64_t> stored_shape = shape_of(tensor);
     stored_shape.back() = static_cast<std::int64_t>(cuts.codes.unit_bytes);
     const std::size_t codes = catalog_.add_codes({tensor.name, DType::kU8, std::move(stored_shape)}, blocks);
+    const bool scaled = spec.has_tensor_scale() && decision(tensor.sources.front()).unscaled.empty();
+    const std::size_t scales = scaled ? catalog_.add_tensor_scales(gguf_scale_name(tensor.name), tensor.sources.size())
+                                      : QuantizedTensor::kNoEntry;
+    std::uint64_t scale_at = 0;
     for (const std::size_t index : tensor.sources) {
       catalog_.add_layer({.source = decision(index).source,
                           .module = std::string(module_of(source(index).name)),
@@ -133,9 +139,13 @@ class GgufFiller {
                           .cols = shape[1],
                           .tiles = TileGeometry::of_whole_rows(spec, shape[0], shape[1], cuts, tile_rows),
                           .codes = codes,
+                          .tensor_scale = scales,
+                          .tensor_scale_form = scaled ? TensorScaleForm::kFactor : TensorScaleForm::kNone,
+                          .tensor_scale_at = scale_at,
                           .packer = format_.packer(),
                           .order = order_of(tensor.rows)});
       cuts.codes.start += part_bytes;
+      scale_at += sizeof(float);
     }
   }
 
@@ -238,6 +248,7 @@ class GgufFormat final : public Format {
         keep(source, fmt::format("llama.cpp wants it divided, as {} and another", tensor.name));
       }
     }
+    settle_tensor_scales(model, decisions);
     for (const GgufModelTensor& tensor : model.tensors) settle_experts(checkpoint, tensor, decisions);
   }
 
@@ -296,6 +307,10 @@ class GgufFormat final : public Format {
     for (const QuantizedTensor& layer : layout.quantized()) layers[layer.codes] = &layer;
     for (std::size_t entry = file.begin; entry < file.end; ++entry) {
       const TensorEntry& tensor = layout.entries()[entry];
+      if (layout.contents()[entry].kind == OutputTensor::Kind::kTensorScale) {
+        header.tensors.push_back({tensor.name, tensor.shape, ggml_type(GgmlTypeId::kF32).id, 0});
+        continue;
+      }
       const GgufModelTensor& known = *by_name.at(tensor.name);
       const auto layer = layers.find(entry);
       const std::uint32_t type = layer == layers.end() ? known.stored_as.value_or(plain_type(tensor.dtype))
@@ -314,6 +329,12 @@ class GgufFormat final : public Format {
     const GgufModel model = model_of(inputs.checkpoint);
     std::vector<std::string> warnings = model.warnings;
     for (std::string& warning : tokenizer_of(inputs, model).warnings) warnings.push_back(std::move(warning));
+    std::set<std::string_view> notes;
+    for (const Decision& decision : inputs.decisions) {
+      if (decision.quantize() && !decision.unscaled.empty() && notes.insert(decision.unscaled).second) {
+        warnings.push_back(decision.unscaled);
+      }
+    }
     std::map<std::string, std::size_t> dropped;
     for (const GgufModel::Dropped& one : model.dropped) ++dropped[one.reason];
     for (const auto& [reason, count] : dropped) {

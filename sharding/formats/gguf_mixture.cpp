@@ -195,8 +195,8 @@ class Mixture {
 
 std::uint32_t file_type_named(std::string_view name) { return recipe_named(name).file_type; }
 
-/// llama.cpp has no mixture of this name, but a number for such files.
-constexpr std::uint32_t kMxfp4FileType = 38;
+/// llama.cpp has no mixtures of these names, but numbers for such files.
+constexpr std::uint32_t kMxfp4FileType = 38, kNvfp4FileType = 39;
 
 }  // namespace
 
@@ -218,6 +218,7 @@ std::uint32_t gguf_file_type(std::span<const Decision> decisions) {
   const BlockType* most = block_type_of(most_frequent_spec(decisions));
   if (most == nullptr) return file_type_named("Q4_1");
   if (most->id == Id::kMXFP4) return kMxfp4FileType;
+  if (most->id == Id::kNVFP4) return kNvfp4FileType;
   if (!most->super_blocks || most->id == Id::kQ6_K || most->id == Id::kQ2_K) return file_type_named(most->name());
   std::map<Id, std::size_t> counts;
   for (const Decision& decision : decisions) {

@@ -15,6 +15,7 @@
 #include "runtime/error.h"
 #include "runtime/text.h"
 #include "sharding/block_type.h"
+#include "sharding/formats/gguf_tensor_scale.h"
 #include "sharding/formats/row_format.h"
 #include "sharding/gguf_source.h"
 
@@ -29,7 +30,7 @@ std::int64_t elements_of(const GgufTensor& tensor) {
 std::optional<QuantSpec> spec_of(const GgufTensor& tensor) {
   const auto type =
       std::ranges::find(block_types(), tensor.type, [](const BlockType& known) { return ggml_type(known.id).id; });
-  if (type == block_types().end() || type->id == GgmlTypeId::kNVFP4 || elements_of(tensor) == 0) return std::nullopt;
+  if (type == block_types().end() || elements_of(tensor) == 0) return std::nullopt;
   QuantSpec spec;
   type->apply_to(spec);
   return spec;
@@ -71,12 +72,16 @@ OpenedModel open_gguf_output(const Format& format, FileSystem& fs, const std::fi
   }
   const bool is_single_file = path == file_path && files.files.size() == 1;
   OpenedModel opened{Checkpoint::of_gguf(std::move(files.files), is_single_file, std::move(tensors), header), {}};
+  SmallTensorReader reader(fs, opened.checkpoint);
   for (const GgufTensor& tensor : header->tensors) {
     const std::optional<QuantSpec> spec = spec_of(tensor);
     if (!spec) continue;
     const std::int64_t cols = tensor.dims[0];
     opened.layers.push_back(stored_row_layer(format, opened.checkpoint, module_of(tensor.name), *spec,
                                              elements_of(tensor) / cols, cols, DType::kF16));
+    if (!spec->has_tensor_scale()) continue;
+    const std::int64_t parts = tensor.dims.size() > 2 ? tensor.dims.back() : 1;
+    take_tensor_scale(opened.checkpoint, reader, parts, opened.layers.back());
   }
   return opened;
 }

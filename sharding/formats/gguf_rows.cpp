@@ -21,7 +21,7 @@ namespace {
 constexpr std::array kWidths = {CodeWidth::k1, CodeWidth::k1_58, CodeWidth::k2, CodeWidth::k3,
                                 CodeWidth::k4, CodeWidth::k5,    CodeWidth::k6, CodeWidth::k8};
 constexpr std::array<std::int64_t, 0> kAnyGroup = {};
-constexpr std::array kGrids = {FloatGrid::kMxfp4};
+constexpr std::array kGrids = {FloatGrid::kMxfp4, FloatGrid::kNvfp4};
 
 constexpr std::array<std::pair<GgmlTypeId, GgmlBlock>, 5> kBlocks = {{{GgmlTypeId::kQ4_0, GgmlBlock::kQ4_0},
                                                                       {GgmlTypeId::kQ4_1, GgmlBlock::kQ4_1},
@@ -73,7 +73,7 @@ class GgufRowPacker final : public RowPacker {
   void pack(const RowShape& shape, const StoredRows& rows, const RowPlaces<std::byte>& out) const override {
     const std::int64_t groups = rows.rows * shape.groups_per_row();
     if (shape.spec.grid != FloatGrid::kNone) {
-      pack_ggml_mxfp4(rows.codes, rows.scale, groups, out.codes.data);
+      pack_ggml_floats({shape.spec.grid, groups, shape.tensor_scale}, {rows.codes, rows.scale}, out.codes.data);
       return;
     }
     const GgmlBlock kind = block_of(shape.spec);
@@ -98,7 +98,7 @@ class GgufRowPacker final : public RowPacker {
     if (shape.spec.super_blocks) return unpack_super_blocks(shape, in, rows);
     if (shape.spec.grid != FloatGrid::kNone) {
       const std::int64_t groups = rows.rows * shape.groups_per_row();
-      unpack_ggml_mxfp4(in.codes.data, groups, rows.codes, rows.scale);
+      unpack_ggml_floats({shape.spec.grid, groups, shape.tensor_scale}, in.codes.data, {rows.codes, rows.scale});
       std::fill_n(rows.second, groups, static_cast<float>(kFloatCodeZero));
       return;
     }
@@ -143,7 +143,11 @@ const RowPacker& gguf_rows() noexcept {
 std::optional<std::string> why_not_gguf_rows(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
   const RowLimits limits{kWidths, kAnyGroup, /*whole_rows=*/true, /*super_blocks=*/true, kGrids};
   if (auto reason = why_not_rows("gguf", limits, spec, rows, cols)) return reason;
-  if (spec.grid != FloatGrid::kNone) return std::nullopt;
+  if (spec.grid != FloatGrid::kNone) {
+    const std::int64_t block = gguf_type_of(spec).block_elements;
+    if (cols % block == 0) return std::nullopt;
+    return fmt::format("{}'s blocks of {} do not divide rows of {} weights", gguf_type_of(spec).name, block, cols);
+  }
   const std::int64_t group = spec.group_size == 0 ? cols : spec.group_size;
   if (spec.zeros == ZeroKind::kInteger) return "gguf has no whole zeros but symmetric ones";
   const BlockType* type = block_type_of(spec);

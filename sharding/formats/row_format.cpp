@@ -34,9 +34,8 @@ std::size_t require(const LayerTensorFinder& finder, std::string_view module, co
 }  // namespace
 
 std::string why_not_grid(std::string_view format, FloatGrid grid) {
-  const std::string_view takers = grid == FloatGrid::kNvfp4   ? "compressed-tensors does"
-                                  : grid == FloatGrid::kMxfp4 ? "compressed-tensors and gguf do"
-                                                              : "hdf5 does";
+  const bool is_float = grid == FloatGrid::kNvfp4 || grid == FloatGrid::kMxfp4;
+  const std::string_view takers = is_float ? "compressed-tensors and gguf do" : "hdf5 does";
   return fmt::format("{} has no {} codes; {}", format, name_of(grid), takers);
 }
 

@@ -21,12 +21,12 @@ CASES |= {f"compressed_tensors-{kind}": ["--type", kind] for kind in ("nvfp4", "
 CASES |= {"torchao-4bit": [], "awq-4bit": []}
 CASES |= {f"gptq-{bits}bit": ["--bits", bits] for bits in (2, 3, 4, 8)}
 CASES |= {f"gguf-{bits}bit": ["--bits", bits] for bits in (4, 5, 8)}
-CASES |= {"gguf-mxfp4": ["--type", "mxfp4"]}
+CASES |= {f"gguf-{kind}": ["--type", kind] for kind in ("mxfp4", "nvfp4")}
 CASES |= {f"hdf5-{bits}bit": ["--bits", bits] for bits in (3, 4)}
 CASES |= {f"hdf5-{kind}": ["--type", kind, "--group-size", "32"] for kind in ("nf4", "fp3-e2m0", "learned4", "learned3")}
 # Of the encoder only what does not need its forward pass, which most of these programs do not have.
 MINILM_CASES = ("mlx-4bit", "compressed_tensors-4bit", "compressed_tensors-8bit-symmetric", "compressed_tensors-nvfp4", "compressed_tensors-mxfp4", "torchao-4bit", "awq-4bit", "gptq-4bit", "hdf5-3bit")
-GGUF_TYPES = {"gguf-4bit": {"Q4_1"}, "gguf-5bit": {"Q5_1"}, "gguf-8bit": {"Q8_0"}, "gguf-mxfp4": {"MXFP4"}}
+GGUF_TYPES = {"gguf-4bit": {"Q4_1"}, "gguf-5bit": {"Q5_1"}, "gguf-8bit": {"Q8_0"}, "gguf-mxfp4": {"MXFP4"}, "gguf-nvfp4": {"NVFP4"}}
 # Of a model with rows that super-blocks divide, but for one kind.
 WIDE_CASES = {f"gguf-{mixture}": ["--mixture", mixture] for mixture in ("Q2_K", "Q3_K_L", "Q4_K_M", "Q5_K_M", "Q6_K")}
 GGUF_TYPES |= {"gguf-Q2_K": {"Q2_K", "Q3_K", "Q4_0", "Q6_K"}, "gguf-Q3_K_L": {"Q3_K", "Q5_K", "Q5_1", "Q6_K"},
@@ -215,10 +215,16 @@ def read_gguf(output):
     config = json.loads((output / "config.json").read_text())
     names = llama_names(config)
     weights, others, seen = {}, {}, set()
-    for tensor in gguf.GGUFReader(output / "model.gguf").tensors:
+    tensors = gguf.GGUFReader(output / "model.gguf").tensors
+    scales = {tensor.name: float(tensor.data[0]) for tensor in tensors if tensor.name.endswith(".scale")}
+    for tensor in tensors:
+        if tensor.name in scales:
+            continue
         name = names.pop(tensor.name)
         kind = tensor.tensor_type.name
         weight = torch.from_numpy(np.array(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
+        if kind == "NVFP4":
+            weight *= scales.pop(tensor.name.removesuffix("weight") + "scale")
         if kind in ("F32", "F16", "BF16"):
             others[name] = weight
             continue
@@ -229,6 +235,8 @@ def read_gguf(output):
         weights[name.removesuffix(".weight")] = in_order_of_source(name, weight, config), weight.abs().max().item()
     if names:
         fail(f"{output.name}: {next(iter(names))} is not in the file")
+    if scales:
+        fail(f"{output.name}: {next(iter(scales))} belongs to no tensor")
     if seen != expected:
         fail(f"{output.name}: it has {' '.join(sorted(seen))} instead of {' '.join(sorted(expected))}")
     return weights, others

@@ -105,6 +105,10 @@ class PairsTest(Conversions):
         ("compressed-tensors", ["--bits", "8"], ["gptq"]),
         ("compressed-tensors", ["--symmetric"], ["compressed-tensors", "gguf"]),
         ("compressed-tensors", ["--bits", "8", "--symmetric"], ["gguf"]),
+        ("compressed-tensors", ["--type", "nvfp4"], ["compressed-tensors", "gguf"]),
+        ("compressed-tensors", ["--type", "mxfp4"], ["compressed-tensors", "gguf"]),
+        ("hdf5", ["--type", "learned3"], ["hdf5"]),
+        ("hdf5", ["--type", "nf4"], ["hdf5"]),
     ]
 
     def test_round_trips_give_every_byte_back(self):
@@ -132,6 +136,33 @@ class PairsTest(Conversions):
                     self.expect_same_tensors(back, first)
                     self.assertEqual((back / "tokenizer_config.json").read_text(), '{"a": 1}\n')
                     self.assertEqual(json.loads((back / "config.json").read_text()), json.loads((first / "config.json").read_text()))
+
+    def test_experts_keep_scales_of_their_own(self):
+        model = self.root / "experts"
+        self.run_to_end("synth", model, "--preset", "tiny-qwen3-moe", "--progress", "none")
+        first = self.made("experts-nvfp4", "compressed-tensors", "--type", "nvfp4", model=model)
+        scales = {data for name, (_, _, data) in tensors_of(first).items() if ".layers.0.mlp.experts." in name and name.endswith("global_scale")}
+        self.assertGreater(len(scales), 2)
+        there = self.convert(first, "experts-gguf", "gguf")
+        self.expect_exact(there)
+        self.run_to_end("verify", there, "--source", first, *QUIET)
+        back = self.convert(there, "experts-back", "compressed-tensors", "--source", model)
+        self.expect_exact(back)
+        self.expect_same_tensors(back, first)
+
+    def test_llama_cpp_applies_no_scale_of_a_tensor_to_some_models(self):
+        model = self.root / "unscaled"
+        self.run_to_end("synth", model, "--preset", "tiny-deepseek-v3", "--progress", "none")
+        first = self.made("unscaled-nvfp4", "compressed-tensors", "--type", "nvfp4", model=model)
+        there = self.convert(first, "unscaled-gguf", "gguf")
+        self.assertEqual({layer["why"] for layer in self.conversion(there)["changed_layers"]},
+                         {"no scale for the tensor, which llama.cpp does not apply here"})
+        self.assertNotIn(b".scale", (there / "model.gguf").read_bytes()[:1 << 16])
+        out = self.root / "unscaled-made"
+        text = self.run_to_end("quantize", model, out, "--format", "gguf", "--type", "nvfp4", "--progress", "none")
+        self.assertIn("does not apply NVFP4's scale of a tensor to ffn_down", text)
+        for made in (there, out):
+            self.run_to_end("verify", made, "--source", model, *QUIET)
 
     def test_files_inside_one_hdf5_file_come_along(self):
         if not WITH_HDF5:

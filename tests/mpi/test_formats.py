@@ -40,6 +40,7 @@ FORMATS = {  # with a group size that all have; what follows a colon tells two o
     "gguf:Q4_K_M": ["--mixture", "Q4_K_M"],
     "compressed-tensors:nvfp4": ["--type", "nvfp4"],
     "gguf:mxfp4": ["--type", "mxfp4"],
+    "gguf:nvfp4": ["--type", "nvfp4"],
     "hdf5": ["--bits", "3"],
     "compressed-tensors:budget": ["--target-bpw", "3.8"],  # two widths mixed
     "hdf5:tables": ["--type", "learned3", "--group-size", "32",  # a projection each of the others

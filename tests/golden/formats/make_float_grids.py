@@ -53,6 +53,15 @@ def blocks(w: torch.Tensor) -> dict:
     return {"blocks": torch.from_numpy(packed), "decoded": torch.from_numpy(gguf.dequantize(packed, kind).astype(np.float32))}
 
 
+def nvfp4_blocks(rows: int, cols: int, seed: int) -> dict:
+    """Any bytes but scales that are no numbers: gguf-py reads these blocks, and does not make them."""
+    kind = gguf.GGMLQuantizationType.NVFP4
+    packed = np.random.default_rng(seed).integers(0, 256, (rows, cols // 64, 36), dtype=np.uint8)
+    packed[..., :4] %= 0x7F
+    packed = packed.reshape(rows, -1)
+    return {"blocks": torch.from_numpy(packed), "decoded": torch.from_numpy(gguf.dequantize(packed, kind).astype(np.float32))}
+
+
 def main():
     tensors = {}
     for seed, (name, shape) in enumerate(SHAPES.items()):
@@ -61,6 +70,7 @@ def main():
         for kind in ("nvfp4", "mxfp4"):
             tensors |= {f"{name}.{kind}.{key}": value.detach() for key, value in compressed(w, kind).items()}
         tensors |= {f"{name}.gguf.{key}": value for key, value in blocks(w).items()}
+        tensors |= {f"{name}.gguf_nvfp4.{key}": value for key, value in nvfp4_blocks(shape[0], shape[1] // 64 * 64, seed).items()}
     save_file({key: value.contiguous() for key, value in tensors.items()}, sys.argv[1])
 
 

@@ -226,9 +226,9 @@ TEST(FloatGrid, GgmlBlocksHaveTheirHalvesInTheNibbles) {
     code = static_cast<std::uint8_t>(kFloatCodeZero + 2 * e2m1_to_f32(static_cast<std::uint8_t>(random() % 16)));
   }
   const std::vector<float> scale = {0x1p-8F, 0x1p3F};
-  std::vector<std::byte> packed(2 * kGgmlMxfp4Bytes);
+  std::vector<std::byte> packed(2 * ggml_block_bytes(FloatGrid::kMxfp4));
 
-  pack_ggml_mxfp4(codes.data(), scale.data(), 2, packed.data());
+  pack_ggml_floats({FloatGrid::kMxfp4, 2}, {codes.data(), scale.data()}, packed.data());
 
   EXPECT_EQ(std::to_integer<int>(packed[0]), 127 - 7);  // half of 2^-7
   EXPECT_EQ(std::to_integer<int>(packed[17]), 127 + 4);
@@ -239,9 +239,61 @@ TEST(FloatGrid, GgmlBlocksHaveTheirHalvesInTheNibbles) {
   }
   std::vector<std::uint8_t> again(64);
   std::vector<float> scales(2);
-  unpack_ggml_mxfp4(packed.data(), 2, again.data(), scales.data());
+  unpack_ggml_floats({FloatGrid::kMxfp4, 2}, packed.data(), {again.data(), scales.data()});
   EXPECT_EQ(again, codes);
   EXPECT_EQ(scales, scale);
+}
+
+TEST(FloatGrid, GgmlsNvfp4HasFourScalesAndThenTheGroupsByHalves) {
+  std::mt19937 random(8);
+  std::vector<std::uint8_t> codes(128);
+  for (std::uint8_t& code : codes) {
+    code = static_cast<std::uint8_t>(kFloatCodeZero + 2 * e2m1_to_f32(static_cast<std::uint8_t>(random() % 16)));
+  }
+  const std::vector<float> scale = {0x1p-8F, 0x1p3F, 0, 0x1p-4F, 0.75F, 0x1p-5F, 0x1p-6F, 0x1p-7F};
+  const GgmlFloatBlocks blocks{FloatGrid::kNvfp4, 8, 4.0F};
+  std::vector<std::byte> packed(2 * ggml_block_bytes(FloatGrid::kNvfp4));
+  ASSERT_EQ(packed.size(), 72U);
+
+  pack_ggml_floats(blocks, {codes.data(), scale.data()}, packed.data());
+
+  for (std::size_t group = 0; group < 8; ++group) {
+    const std::byte* block = packed.data() + group / 4 * 36;
+    EXPECT_EQ(e4m3_to_f32(std::to_integer<std::uint8_t>(block[group % 4])), 8 * scale[group]) << group;
+    for (std::size_t i = 0; i < 8; ++i) {
+      const auto pair = std::to_integer<unsigned>(block[4 + group % 4 * 8 + i]);
+      EXPECT_EQ(2 * e2m1_to_f32(static_cast<std::uint8_t>(pair & 0xFU)),
+                static_cast<float>(codes[group * 16 + i]) - 12);
+      EXPECT_EQ(2 * e2m1_to_f32(static_cast<std::uint8_t>(pair >> 4U)),
+                static_cast<float>(codes[group * 16 + 8 + i]) - 12);
+    }
+  }
+  std::vector<std::uint8_t> again(128);
+  std::vector<float> scales(8);
+  unpack_ggml_floats(blocks, packed.data(), {again.data(), scales.data()});
+  EXPECT_EQ(again, codes);
+  EXPECT_EQ(scales, scale);
+
+  packed[0] |= std::byte{0x80};  // ggml looks at no sign
+  packed[1] = std::byte{0x7F};   // and takes what is no number for zero
+  unpack_ggml_floats(blocks, packed.data(), {again.data(), scales.data()});
+  EXPECT_EQ(scales[0], scale[0]);
+  EXPECT_EQ(scales[1], 0);
+}
+
+TEST(FloatGrid, TensorScalesComeBackFromTheirInverses) {
+  std::mt19937 random(9);
+  std::uniform_real_distribution<float> exponent(-100, 100);
+  for (int i = 0; i < 20000; ++i) {
+    const float largest = std::exp2(exponent(random));
+    const float scale = tensor_scale_of(largest);
+    EXPECT_FLOAT_EQ(scale, std::min(0x1p100F, 2688 / largest));
+    ASSERT_EQ(1 / (1 / scale), scale) << largest;
+    const float power = power_of_two_scale_of(largest);
+    EXPECT_TRUE(power <= scale && scale < 2 * power) << largest;
+    int exponent_of_power = 0;
+    EXPECT_EQ(std::frexp(power, &exponent_of_power), 0.5F);
+  }
 }
 
 TEST(FloatGrid, RefusesATargetThatIsNotThere) { EXPECT_THROW(static_cast<void>(make_float_searcher("Z80")), Error); }

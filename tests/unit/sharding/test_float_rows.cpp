@@ -86,7 +86,7 @@ TEST_P(FloatRowsGoldens, AreReadAsTheirOwnersReadThemAndWrittenAsTheyWriteThem) 
                 {{packed.data(), packed.size()}, {packed_scales.data(), packed_scales.size()}, {}});
     if (!blocks) std::ranges::transform(codes, codes.begin(), without_negative_zeros);
     for (std::size_t at = 0; blocks && at < codes.size(); ++at) {
-      if (at % kGgmlMxfp4Bytes != 0) codes[at] = without_negative_zeros(codes[at]);
+      if (at % ggml_block_bytes(GetParam().grid) != 0) codes[at] = without_negative_zeros(codes[at]);
     }
     EXPECT_TRUE(packed == codes);
     EXPECT_TRUE(packed_scales == scales);
@@ -116,7 +116,7 @@ TEST_P(FloatRowsGoldens, HaveTheScalesOfRoundingWithTheLargest) {
       const auto begin = weights.begin() + static_cast<std::ptrdiff_t>(group) * elems;
       if (std::all_of(begin, begin + elems, [](float w) { return w == 0; })) continue;
       const std::vector<std::byte>& bytes = tensor(layer, has(layer, "blocks") ? "blocks" : "weight_scale").bytes;
-      const std::byte theirs = bytes[has(layer, "blocks") ? group * kGgmlMxfp4Bytes : group];
+      const std::byte theirs = bytes[has(layer, "blocks") ? group * ggml_block_bytes(GetParam().grid) : group];
       const bool above = GetParam().kind == "mxfp4" && largest_of(begin, begin + elems) >= 7 * 2 * scale[group];
       EXPECT_EQ(scale_byte_of(GetParam().grid, scale[group], shape.tensor_scale) + (above ? 1 : 0),
                 std::to_integer<int>(theirs))
@@ -129,6 +129,35 @@ INSTANTIATE_TEST_SUITE_P(All, FloatRowsGoldens,
                          testing::Values(Case{"compressed-tensors", "nvfp4", FloatGrid::kNvfp4},
                                          Case{"compressed-tensors", "mxfp4"}, Case{"gguf", "gguf"}),
                          [](const auto& info) { return info.param.kind; });
+
+TEST(GgufNvfp4, IsReadAsGgufPyReadsItAndWrittenAsItWas) {
+  for (const std::string layer : {"small", "wide"}) {
+    SCOPED_TRACE(layer);
+    const test::GoldenTensor& decoded = golden().at(layer + ".gguf_nvfp4.decoded");
+    std::vector<std::byte> blocks = golden().at(layer + ".gguf_nvfp4.blocks").bytes;
+    const QuantSpec spec{.group_size = 16, .zeros = ZeroKind::kSymmetric, .grid = FloatGrid::kNvfp4};
+    const RowShape shape{spec, decoded.shape[0], decoded.shape[1]};
+    const RowPacker& packer = *format_named("gguf")->packer();
+    ASSERT_EQ(packer.cuts(shape).codes.total_bytes(), blocks.size());
+    std::vector<std::uint8_t> held(static_cast<std::size_t>(shape.rows * shape.cols));
+    std::vector<float> scale(held.size() / 16), zero(scale.size());
+
+    packer.unpack(shape, {{blocks.data(), blocks.size()}, {}, {}},
+                  {shape.rows, held.data(), scale.data(), zero.data()});
+
+    std::vector<float> weights(held.size());
+    for (std::size_t i = 0; i < held.size(); ++i) {
+      weights[i] = (static_cast<float>(held[i]) - zero[i / 16]) * scale[i / 16];
+    }
+    EXPECT_EQ(weights, decoded.floats());
+    std::vector<std::byte> packed(blocks.size());
+    packer.pack(shape, {shape.rows, held.data(), scale.data(), zero.data()}, {{packed.data(), packed.size()}, {}, {}});
+    for (std::size_t at = 0; at < blocks.size(); ++at) {
+      if (at % 36 >= 4) blocks[at] = without_negative_zeros(blocks[at]);
+    }
+    EXPECT_TRUE(packed == blocks);
+  }
+}
 
 }  // namespace
 }  // namespace halfquad
