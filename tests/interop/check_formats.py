@@ -218,7 +218,7 @@ def read_gguf(output):
     tensors = gguf.GGUFReader(output / "model.gguf").tensors
     scales = {tensor.name: float(tensor.data[0]) for tensor in tensors if tensor.name.endswith(".scale")}
     for tensor in tensors:
-        if tensor.name in scales:
+        if tensor.name.endswith(".scale"):
             continue
         name = names.pop(tensor.name)
         kind = tensor.tensor_type.name
@@ -437,7 +437,7 @@ def check_case(halfquad, work, model, name, source, forward_too):
     run(halfquad, "dequantize", output, dequantized, "--dtype", "f32", *names, "--overwrite", "--progress", "none")
     layers, worst = check_weights(name, output, dequantized, source)
     text = f"{model}-{name}: {layers} layers " + ("exact" if worst == 0 else f"within {worst:.2f} of the rounding of fp32")
-    if forward_too and format_of(name) in FORWARD:
+    if forward_too and format_of(name) in FORWARD and name != "gguf-nvfp4":  # transformers takes its scales of tensors for weights
         off, moved = check_forward(name, output, dequantized, source)
         text += f", logits off by {off:.1e} (quantizing changed {moved:.1e})"
     if forward_too and format_of(name) == "gguf":

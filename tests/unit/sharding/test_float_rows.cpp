@@ -17,6 +17,9 @@
 namespace halfquad {
 namespace {
 
+/// Of GGUF's MXFP4.
+constexpr auto kBlockBytes = static_cast<std::size_t>(ggml_block_bytes(FloatGrid::kMxfp4));
+
 struct Case {
   std::string format, kind;
   FloatGrid grid = FloatGrid::kMxfp4;
@@ -86,7 +89,7 @@ TEST_P(FloatRowsGoldens, AreReadAsTheirOwnersReadThemAndWrittenAsTheyWriteThem) 
                 {{packed.data(), packed.size()}, {packed_scales.data(), packed_scales.size()}, {}});
     if (!blocks) std::ranges::transform(codes, codes.begin(), without_negative_zeros);
     for (std::size_t at = 0; blocks && at < codes.size(); ++at) {
-      if (at % ggml_block_bytes(GetParam().grid) != 0) codes[at] = without_negative_zeros(codes[at]);
+      if (at % kBlockBytes != 0) codes[at] = without_negative_zeros(codes[at]);
     }
     EXPECT_TRUE(packed == codes);
     EXPECT_TRUE(packed_scales == scales);
@@ -116,7 +119,7 @@ TEST_P(FloatRowsGoldens, HaveTheScalesOfRoundingWithTheLargest) {
       const auto begin = weights.begin() + static_cast<std::ptrdiff_t>(group) * elems;
       if (std::all_of(begin, begin + elems, [](float w) { return w == 0; })) continue;
       const std::vector<std::byte>& bytes = tensor(layer, has(layer, "blocks") ? "blocks" : "weight_scale").bytes;
-      const std::byte theirs = bytes[has(layer, "blocks") ? group * ggml_block_bytes(GetParam().grid) : group];
+      const std::byte theirs = bytes[has(layer, "blocks") ? group * kBlockBytes : group];
       const bool above = GetParam().kind == "mxfp4" && largest_of(begin, begin + elems) >= 7 * 2 * scale[group];
       EXPECT_EQ(scale_byte_of(GetParam().grid, scale[group], shape.tensor_scale) + (above ? 1 : 0),
                 std::to_integer<int>(theirs))
