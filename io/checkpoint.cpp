@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <numeric>
 #include <set>
 #include <utility>
@@ -86,6 +87,11 @@ std::vector<std::string> all_safetensors(const std::vector<std::string>& names) 
 
 std::int64_t SourceTensor::elements() const noexcept {
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+}
+
+std::uint64_t SourceTensor::stored_bytes(std::uint64_t decoded) const noexcept {
+  if (decoder == nullptr) return decoded;
+  return static_cast<std::uint64_t>(std::llround(static_cast<double>(decoded) * decoder->stored_per_byte()));
 }
 
 Checkpoint::Checkpoint(FileSystem& fs, const Path& path) {

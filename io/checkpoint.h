@@ -28,6 +28,8 @@ class TensorDecoder {
   /// row does not fit.
   virtual void read(std::span<const std::unique_ptr<ReadFile>> files, const ByteRange& range,
                     std::span<std::byte> scratch, std::byte* out) const = 0;
+  /// Bytes of the files, codes and scales and all, for each byte of the decoded tensor.
+  [[nodiscard]] virtual double stored_per_byte() const noexcept = 0;
 };
 
 /// One tensor of a checkpoint and where its bytes lie.
@@ -44,6 +46,9 @@ struct SourceTensor {
   std::optional<DType> kept_as = std::nullopt;  ///< Dtype of an unquantized copy, where it is not `dtype`.
 
   [[nodiscard]] std::int64_t elements() const noexcept;
+  /// Bytes of the files that `decoded` of its bytes are read from: as many, where they are simply there.
+  [[nodiscard]] std::uint64_t stored_bytes(std::uint64_t decoded) const noexcept;
+  [[nodiscard]] std::uint64_t stored_bytes() const noexcept { return stored_bytes(bytes); }
 };
 
 struct SourceFile {

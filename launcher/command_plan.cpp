@@ -182,7 +182,7 @@ std::string plan_text(const std::string& model, const Job& job, const PlanFacts&
     table.add_row({"files", fmt::format("{} and {}", job.layout.files().size(), kIndexName)});
   }
   table.add_row({"work", fmt::format("{} pieces, {} to read, {} weights to solve", plan.items.size(),
-                                     human_bytes(plan.source_bytes), human_count(plan.weights))});
+                                     human_bytes(plan.read_bytes), human_count(plan.weights))});
   table.add_row(
       {"memory",
        fmt::format("at least {}; {} keep {} threads busy; the budget is {}{}", human_bytes(minimum_memory(plan)),
@@ -263,7 +263,7 @@ json::object plan_json(const Job& job, const PlanFacts& facts) {
       {"version", 1},
       {"source_bytes", facts.inventory.source_bytes},
       {"output_bytes", job.plan.output_bytes},
-      {"read_bytes", job.plan.source_bytes},
+      {"read_bytes", job.plan.read_bytes},
       {"quantized_weights", job.plan.weights},
       {"kept_bytes", facts.inventory.kept_bytes},
       {"bits_per_weight", facts.inventory.bits_per_weight()},

@@ -6,7 +6,6 @@
 
 #include "runtime/text.h"
 #include "sharding/block_type.h"
-#include "sharding/gguf_source.h"
 #include "sharding/spec_chooser.h"
 
 namespace halfquad {
@@ -19,8 +18,8 @@ void add_kept(Inventory& inventory, const SourceTensor& tensor, KeepReason reaso
     found = inventory.kept.insert(found, KeptGroup{reason, 0, 0, tensor.name});
   }
   ++found->tensors;
-  found->bytes += stored_bytes_of(tensor);
-  inventory.kept_bytes += stored_bytes_of(tensor);
+  found->bytes += tensor.stored_bytes();
+  inventory.kept_bytes += tensor.stored_bytes();
 }
 
 void add_quantized(Inventory& inventory, const SourceTensor& tensor, const QuantizedTensor& quantized,
@@ -32,7 +31,7 @@ void add_quantized(Inventory& inventory, const SourceTensor& tensor, const Quant
   const auto weights = static_cast<std::uint64_t>(quantized.rows * quantized.cols);
   ++found->tensors;
   found->weights += weights;
-  found->source_bytes += stored_bytes_of(tensor);
+  found->source_bytes += tensor.stored_bytes();
   found->output_bytes += output;
   inventory.weights += weights;
   inventory.quantized_output_bytes += output;

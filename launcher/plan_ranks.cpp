@@ -210,7 +210,7 @@ std::string ranks_text(const RankPlan& plan) {
   table.add_row({"share", fmt::format("{} pieces; {} to read, {} to write, {} weights; {} tensors cut "
                                       "(least / median / most of a rank)",
                                       spread_text(plan.loads, &RankLoad::items, plain),
-                                      spread_text(plan.loads, &RankLoad::source_bytes, human_bytes),
+                                      spread_text(plan.loads, &RankLoad::read_bytes, human_bytes),
                                       spread_text(plan.loads, &RankLoad::output_bytes, human_bytes),
                                       spread_text(plan.loads, &RankLoad::weights, human_count),
                                       spread_text(plan.loads, &RankLoad::tensors_cut, plain))});
@@ -243,7 +243,7 @@ json::object ranks_json(const RankPlan& plan) {
   json::array shares;
   for (const RankLoad& load : plan.loads) {
     shares.push_back({{"pieces", load.items},
-                      {"source_bytes", load.source_bytes},
+                      {"source_bytes", load.read_bytes},
                       {"output_bytes", load.output_bytes},
                       {"weights", load.weights},
                       {"tensors_cut", load.tensors_cut}});

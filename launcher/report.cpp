@@ -11,7 +11,6 @@
 #include "launcher/version.h"
 #include "runtime/text.h"
 #include "sharding/block_type.h"
-#include "sharding/gguf_source.h"
 
 namespace halfquad {
 namespace {
@@ -138,7 +137,7 @@ json::array kept_array(const Job& job) {
     const SourceTensor& tensor = job.checkpoint.tensors()[decision.source];
     std::string reason(describe(decision.keep));
     if (!decision.why.empty()) reason += ": " + decision.why;
-    kept.push_back({{"name", tensor.name}, {"bytes", stored_bytes_of(tensor)}, {"reason", reason}});
+    kept.push_back({{"name", tensor.name}, {"bytes", tensor.stored_bytes()}, {"reason", reason}});
   }
   return kept;
 }

@@ -112,13 +112,13 @@ std::vector<std::uint64_t> item_weights(const Checkpoint& checkpoint, const Outp
 }
 
 ItemSeconds seconds_of(const WorkItem& item, std::uint64_t weights, const ClusterRates& rates) noexcept {
-  return {seconds_at(static_cast<double>(item.source_bytes), rates.read_bytes_per_s_per_node),
+  return {seconds_at(static_cast<double>(item.read_bytes), rates.read_bytes_per_s_per_node),
           seconds_at(static_cast<double>(item.output_bytes), rates.write_bytes_per_s_per_node),
           seconds_at(static_cast<double>(weights), rates.weights_per_s_per_core)};
 }
 
 Bound bound_of(const Plan& plan, const ClusterRates& rates, const Topology& topology, double cores) {
-  const auto read = static_cast<double>(plan.source_bytes);
+  const auto read = static_cast<double>(plan.read_bytes);
   const auto written = static_cast<double>(plan.output_bytes);
   Bound bound;
   bound.read_seconds = seconds_at(read, rates.read_bytes_per_s_per_node * topology.nodes);
@@ -146,7 +146,7 @@ std::vector<RankLoad> rank_loads(const Plan& plan, const std::vector<std::uint64
     for (const ItemRange& range : queue.share(rank)) {
       load.items += range.size();
       for (std::size_t i = range.begin; i < range.end; ++i) {
-        load.source_bytes += plan.items[i].source_bytes;
+        load.read_bytes += plan.items[i].read_bytes;
         load.output_bytes += plan.items[i].output_bytes;
         load.weights += weights[i];
       }

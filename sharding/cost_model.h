@@ -58,7 +58,7 @@ struct Bound {
 /// What a rank owns before any helping.
 struct RankLoad {
   std::size_t items = 0;
-  std::uint64_t source_bytes = 0, output_bytes = 0, weights = 0;
+  std::uint64_t read_bytes = 0, output_bytes = 0, weights = 0;
   std::size_t tensors_cut = 0;  ///< Of which other ranks own items too.
 };
 [[nodiscard]] std::vector<RankLoad> rank_loads(const Plan& plan, const std::vector<std::uint64_t>& weights, int ranks);

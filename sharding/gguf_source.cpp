@@ -46,6 +46,8 @@ class Q8Decoder final : public TensorDecoder {
     }
   }
 
+  [[nodiscard]] double stored_per_byte() const noexcept override { return static_cast<double>(kStored) / kDecoded; }
+
   /// Bytes of a block, in the file and decoded.
   static constexpr std::uint64_t kStored = 34;
   static constexpr std::uint64_t kDecoded = kGgmlBlockElems * sizeof(float);
@@ -216,11 +218,6 @@ std::optional<DType> gguf_plain_dtype(std::uint32_t type) {
                                  Plain{GgmlTypeId::kI32, DType::kI32},   Plain{GgmlTypeId::kI64, DType::kI64}};
   const auto found = std::ranges::find(kPlain, type, [](const Plain& plain) { return ggml_type(plain.id).id; });
   return found == kPlain.end() ? std::nullopt : std::optional(found->dtype);
-}
-
-std::uint64_t stored_bytes_of(const SourceTensor& tensor) noexcept {
-  const bool is_q8 = dynamic_cast<const Q8Decoder*>(tensor.decoder.get()) != nullptr;
-  return is_q8 ? tensor.bytes / Q8Decoder::kDecoded * Q8Decoder::kStored : tensor.bytes;
 }
 
 KeepReason gguf_keep_reason(const SourceTensor& tensor) {

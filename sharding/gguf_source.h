@@ -20,9 +20,6 @@ namespace halfquad {
 /// The dtype of a ggml type whose elements lie one by one; nothing for blocks.
 [[nodiscard]] std::optional<DType> gguf_plain_dtype(std::uint32_t type);
 
-/// Bytes of a tensor in its file: not those that it is decoded to, if it is one of open_gguf_source().
-[[nodiscard]] std::uint64_t stored_bytes_of(const SourceTensor& tensor) noexcept;
-
 /// Default treatment of a tensor of a GGUF model by its name, shape and dtype, for whichever architecture: kNone for a
 /// linear layer, which is a 2-D ".weight" of a block that is nothing else by its name, at least 32 in both dimensions.
 [[nodiscard]] KeepReason gguf_keep_reason(const SourceTensor& tensor);

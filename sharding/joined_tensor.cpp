@@ -115,6 +115,8 @@ class JoinedDecoder final : public TensorDecoder {
     }
   }
 
+  [[nodiscard]] double stored_per_byte() const noexcept override { return tensor_.stored_per_byte(); }
+
  private:
   JoinedTensor tensor_;
 };
@@ -128,6 +130,19 @@ bool JoinedTensor::holds(std::int64_t row) const noexcept {
     const std::int64_t inside = row % order.head_rows - order.first;
     return inside >= 0 && inside < order.count;
   });
+}
+
+double JoinedTensor::stored_per_byte() const noexcept {
+  double bytes = 0;  // for each element
+  for (const JoinedPart& part : parts) {
+    const RowOrder& order = part.order;
+    const bool slice = order.kind == RowOrder::Kind::kSlice || order.kind == RowOrder::Kind::kTransposedSlice;
+    const double share = slice ? static_cast<double>(order.count) / static_cast<double>(order.head_rows) : 1;
+    const TensorDecoder* const decoder = part.stored.decoder.get();
+    bytes += share * (decoder == nullptr ? 1 : decoder->stored_per_byte()) *
+             static_cast<double>(bytes_of(part.stored.dtype));
+  }
+  return bytes / static_cast<double>(bytes_of(dtype));
 }
 
 std::shared_ptr<const TensorDecoder> joined_decoder(JoinedTensor tensor) {

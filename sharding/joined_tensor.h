@@ -26,6 +26,8 @@ struct JoinedTensor {
 
   /// Whether a part holds this row.
   [[nodiscard]] bool holds(std::int64_t row) const noexcept;
+  /// As TensorDecoder has it.
+  [[nodiscard]] double stored_per_byte() const noexcept;
 };
 
 /// Reads it; rows that no part holds are zero. Beside the scratch memory read() takes 12 bytes for each of 256 Ki

@@ -109,6 +109,11 @@ class LayerDecoder : public TensorDecoder {
     read_elements(source, {begin, end}, writer);
   }
 
+  [[nodiscard]] double stored_per_byte() const noexcept final {
+    const std::uint64_t stored = tensors_.codes().bytes + tensors_.scale().bytes + tensors_.zero().bytes;
+    return static_cast<double>(stored) / (static_cast<double>(layer_.rows * layer_.cols) * sizeof(float));
+  }
+
  protected:
   struct Source {
     Files files;

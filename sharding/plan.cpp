@@ -17,6 +17,7 @@ constexpr std::uint64_t kReadersAndWriters = 8;
 
 void add_item(Plan& plan, const WorkItem& item, std::uint64_t buffer_bytes) {
   plan.source_bytes += item.source_bytes;
+  plan.read_bytes += item.read_bytes;
   plan.largest_item_bytes = std::max(plan.largest_item_bytes, buffer_bytes);
   plan.items.push_back(item);
 }
@@ -30,7 +31,8 @@ void add_tiles(Plan& plan, const QuantizedTensor& tensor, std::size_t index, con
     const std::uint64_t grids = total_bytes(tensor.tiles.scale_ranges(tile, bytes_of(stored))) +
                                 total_bytes(tensor.tiles.zero_ranges(tile, bytes_of(stored)));
     const std::uint64_t bytes = ItemBuffer::tile_bytes(tensor, tile, source, stored);
-    add_item(plan, {WorkItem::Kind::kTile, index, tile, total_bytes(ranges), codes + grids}, bytes);
+    const std::uint64_t decoded = total_bytes(ranges);
+    add_item(plan, {WorkItem::Kind::kTile, index, tile, decoded, codes + grids, source.stored_bytes(decoded)}, bytes);
     tensor_bytes += bytes;
   }
   plan.largest_tensor_bytes = std::max(plan.largest_tensor_bytes, tensor_bytes);
@@ -40,7 +42,7 @@ void add_copies(Plan& plan, std::uint64_t bytes, std::size_t index) {
   std::int64_t block = 0;
   for (std::uint64_t offset = 0; offset < bytes; offset += kCopyBlockBytes, ++block) {
     const std::uint64_t length = std::min(kCopyBlockBytes, bytes - offset);
-    add_item(plan, {WorkItem::Kind::kCopy, index, block, length, length}, ItemBuffer::copy_bytes(length));
+    add_item(plan, {WorkItem::Kind::kCopy, index, block, length, length, length}, ItemBuffer::copy_bytes(length));
   }
 }
 
@@ -50,11 +52,10 @@ void add_conversions(Plan& plan, const OutputTensor& content, std::size_t index,
   const Conversion& conversion = content.conversion;
   for (std::int64_t block = 0; block < conversion.blocks(); ++block) {
     const Conversion::Block rows = conversion.block(block);
-    const auto weights = static_cast<std::uint64_t>((rows.end - rows.begin) * conversion.cols);
+    const auto decoded = static_cast<std::uint64_t>((rows.end - rows.begin) * conversion.cols * bytes_of(source.dtype));
     add_item(plan,
-             {WorkItem::Kind::kCopy, index, static_cast<std::int64_t>(part) * conversion.blocks() + block,
-              weights * static_cast<std::uint64_t>(bytes_of(source.dtype)),
-              rows.elements * static_cast<std::uint64_t>(bytes_of(conversion.to))},
+             {WorkItem::Kind::kCopy, index, static_cast<std::int64_t>(part) * conversion.blocks() + block, decoded,
+              rows.elements * static_cast<std::uint64_t>(bytes_of(conversion.to)), source.stored_bytes(decoded)},
              ItemBuffer::conversion_bytes(conversion, rows, source));
   }
 }
@@ -103,7 +104,7 @@ Plan make_plan(const Checkpoint& checkpoint, const OutputLayout& layout) {
 Prediction predict(const Plan& plan, const Rates& rates, int threads) {
   // The stages overlap, so the slowest one sets the time.
   Prediction prediction;
-  prediction.read_seconds = seconds_at(plan.source_bytes, rates.read_bytes_per_s);
+  prediction.read_seconds = seconds_at(plan.read_bytes, rates.read_bytes_per_s);
   prediction.write_seconds = seconds_at(plan.output_bytes, rates.write_bytes_per_s);
   prediction.solve_seconds = seconds_at(plan.weights, rates.weights_per_s_per_core * std::max(1, threads));
   const std::array<std::pair<double, std::string_view>, 3> stages = {{{prediction.read_seconds, "reading"},

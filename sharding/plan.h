@@ -16,15 +16,17 @@ struct WorkItem {
   Kind kind = Kind::kTile;
   std::size_t tensor = 0;  ///< kTile: index into OutputLayout::quantized(); kCopy: into OutputLayout::contents().
   std::int64_t index = 0;  ///< Tile number, or block number: those of a converted tensor's sources in order.
-  std::uint64_t source_bytes = 0;
+  std::uint64_t source_bytes = 0;  ///< Of its weights as they are decoded.
   std::uint64_t output_bytes = 0;
+  std::uint64_t read_bytes = 0;  ///< Of the files: fewer where the weights have to be decoded.
 };
 
 /// All work of a job in the order it is started: by source file and offset of the tensor, so that reads walk the files.
 /// Pure: the same headers and rules give the same plan.
 struct Plan {
   std::vector<WorkItem> items;
-  std::uint64_t source_bytes = 0;          ///< Read at least once.
+  std::uint64_t source_bytes = 0;          ///< Of all items.
+  std::uint64_t read_bytes = 0;            ///< Of all items: read at least once.
   std::uint64_t output_bytes = 0;          ///< The finished weight file without its header.
   std::uint64_t weights = 0;               ///< To be solved.
   std::uint64_t largest_item_bytes = 0;    ///< The largest buffer one item travels with (ItemBuffer).

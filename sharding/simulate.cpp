@@ -130,7 +130,7 @@ void Simulator::go_on(double now, int rank) {
   while (own.range.size() > 0 && own.unsolved < items_held_) {
     const std::size_t item = own.range.begin++;
     const double seconds = seconds_of(plan_.items[item], weights_[item], options_.rates).read;
-    const double end = transfer(now, readers_, own.node, seconds, plan_.items[item].source_bytes);
+    const double end = transfer(now, readers_, own.node, seconds, plan_.items[item].read_bytes);
     ++own.unsolved;
     push(end, Event::Kind::kRead, rank, {item, item + 1});
   }

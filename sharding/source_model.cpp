@@ -44,8 +44,12 @@ class RowDecoder final : public TensorDecoder {
     }
   }
 
+  [[nodiscard]] double stored_per_byte() const noexcept override {
+    return stored_bytes_per_row(tensor_) / static_cast<double>(decoded_row_bytes());
+  }
+
  private:
-  [[nodiscard]] std::uint64_t decoded_row_bytes() const {
+  [[nodiscard]] std::uint64_t decoded_row_bytes() const noexcept {
     return static_cast<std::uint64_t>(tensor_.header.shape[1] * bytes_of(tensor_.header.dtype));
   }
 

@@ -110,6 +110,18 @@ RowSources sources_of_rows(const LogicalTensor& tensor, SourceRows rows) {
   return sources;
 }
 
+double stored_bytes_per_row(const LogicalTensor& tensor) noexcept {
+  const bool transposed = tensor.col_stride != 0;  // strips hold what lies between the rows, too
+  const auto data = static_cast<double>(
+      transposed ? static_cast<std::uint64_t>(tensor.header.shape[1]) * tensor.row_stride : tensor.row_bytes);
+  if (tensor.encoding == SourceEncoding::kPlain) return data;
+  const auto scales = static_cast<double>(scales_per_line(tensor));
+  if (tensor.encoding == SourceEncoding::kMxfp4) return data + scales;
+  const double zeros = tensor.zero ? scales * kWordBytes * tensor.bits / kWordBits : 0;
+  return data + scales * static_cast<double>(bytes_of(tensor.scale_dtype)) / static_cast<double>(tensor.block_rows) +
+         zeros;
+}
+
 void decode_rows(const LogicalTensor& tensor, SourceRows rows, const RowBytes& bytes, std::byte* out) noexcept {
   if (tensor.encoding == SourceEncoding::kPlain) {
     if (tensor.col_stride != 0) {

@@ -24,6 +24,8 @@ struct RowSources {
 };
 /// @pre a 2-D tensor, 0 <= rows.begin <= rows.end <= its rows
 [[nodiscard]] RowSources sources_of_rows(const LogicalTensor& tensor, SourceRows rows);
+/// The bytes of all of them over many rows, for each row.
+[[nodiscard]] double stored_bytes_per_row(const LogicalTensor& tensor) noexcept;
 
 /// The bytes of those ranges, one behind the other.
 struct RowBytes {

@@ -57,7 +57,7 @@ TEST(Topology, RefusesWhatCannotBe) {
 
 TEST(BoundOf, NamesTheSlowestStageOfAllNodesTogether) {
   Plan plan;
-  plan.source_bytes = 1000;
+  plan.read_bytes = 1000;
   plan.output_bytes = 300;
   plan.weights = 500;
   const Topology two_nodes{4, 2};
@@ -86,14 +86,14 @@ TEST(ItemWeights, AreThoseOfThePlan) {
 TEST(RankLoads, AddUpAndCountCutTensors) {
   Plan plan;
   for (std::size_t tensor = 0; tensor < 2; ++tensor) {
-    for (int tile = 0; tile < 3; ++tile) plan.items.push_back({WorkItem::Kind::kTile, tensor, tile, 8, 2});
+    for (int tile = 0; tile < 3; ++tile) plan.items.push_back({WorkItem::Kind::kTile, tensor, tile, 8, 2, 5});
   }
   const std::vector<std::uint64_t> weights(6, 4);
 
   const std::vector<RankLoad> two = rank_loads(plan, weights, 2);
   ASSERT_EQ(two.size(), 2U);
   EXPECT_EQ(two[1].items, 3U);
-  EXPECT_EQ(two[1].source_bytes, 24U);
+  EXPECT_EQ(two[1].read_bytes, 15U);
   EXPECT_EQ(two[1].output_bytes, 6U);
   EXPECT_EQ(two[1].weights, 12U);
   EXPECT_EQ(two[0].tensors_cut + two[1].tensors_cut, 0U);

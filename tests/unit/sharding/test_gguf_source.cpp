@@ -116,8 +116,8 @@ TEST_F(GgufSourceTest, DecodesQ8InPiecesOfAnySize) {
   const SourceTensor& tensor = *model.find("q8");
   EXPECT_EQ(name_of(tensor.dtype), "F32");
   EXPECT_THAT(tensor.shape, ElementsAre(kRows, 96));
-  EXPECT_EQ(stored_bytes_of(tensor), blocks.size());
-  EXPECT_EQ(stored_bytes_of(*model.find("first")), 28U);
+  EXPECT_EQ(tensor.stored_bytes(), blocks.size());
+  EXPECT_EQ(model.find("first")->stored_bytes(), 28U);
   const std::string wanted = bytes_of(weights.data(), weights.size());
   for (const std::uint64_t step : {wanted.size(), std::size_t{4}, std::size_t{37 * 4}, std::size_t{96 * 4}}) {
     EXPECT_TRUE(read(model, "q8", step) == wanted) << "by " << step;

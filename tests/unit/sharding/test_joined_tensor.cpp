@@ -97,7 +97,9 @@ TEST_F(JoinedTensorTest, UndoesEveryOrder) {
 
 TEST_F(JoinedTensorTest, PutsHalvesOfHeadsTogether) {
   const JoinedPart keys = stored({Kind::kTransposedSlice, 8, 0, 5});
-  expect_joined({keys, stored({Kind::kSlice, 8, 5, 3})});
+  const JoinedPart values = stored({Kind::kSlice, 8, 5, 3});
+  expect_joined({keys, values});
+  EXPECT_DOUBLE_EQ((JoinedTensor{{keys, values}, kRows, kCols, DType::kBF16}.stored_per_byte()), 2) << "floats, halved";
 }
 
 TEST_F(JoinedTensorTest, RoundsToItsDtype) {
@@ -117,6 +119,7 @@ TEST_F(JoinedTensorTest, HasZerosWhereNoPartHoldsARow) {
   const JoinedTensor joined{{part}, kRows, kCols, DType::kF32};
   EXPECT_TRUE(joined.holds(19));
   EXPECT_FALSE(joined.holds(20));
+  EXPECT_DOUBLE_EQ(joined.stored_per_byte(), 20.0 / kRows);
 }
 
 }  // namespace

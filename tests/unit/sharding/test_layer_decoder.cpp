@@ -73,6 +73,19 @@ TEST_F(LayerDecoderTest, AnyPartHoldsTheDequantizedWeights) {
   }
 }
 
+TEST_F(LayerDecoderTest, AreOfAsManyStoredBytesAsTheirTensors) {
+  for (const StoredLayer& layer : output_.layers()) {
+    SourceTensor tensor = decoded(layer, {});
+    tensor.bytes = static_cast<std::uint64_t>(layer.rows * layer.cols) * sizeof(float);
+    std::uint64_t stored = 0;
+    for (const std::size_t part : {layer.codes, layer.scale, layer.zero}) {
+      stored += output_.checkpoint().tensors()[part].bytes;
+    }
+    EXPECT_EQ(tensor.stored_bytes(), stored) << layer.module;
+    EXPECT_NEAR(static_cast<double>(tensor.stored_bytes(tensor.bytes / 4)), static_cast<double>(stored) / 4, 1);
+  }
+}
+
 TEST_F(LayerDecoderTest, CodedElementsHoldCodesAndGrids) {
   for (const StoredLayer& layer : output_.layers()) {
     if (!layer.spec.channel_wise) continue;

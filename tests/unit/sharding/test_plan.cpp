@@ -65,6 +65,7 @@ TEST(MakePlan, CountsTilesBlocksAndWeights) {
   EXPECT_EQ(plan.items[3].kind, WorkItem::Kind::kTile);
   EXPECT_EQ(plan.weights, 4096U * 4096 + 64 * 64);
   EXPECT_EQ(plan.source_bytes, checkpoint->tensor_bytes());
+  EXPECT_EQ(plan.read_bytes, plan.source_bytes);
   EXPECT_EQ(plan.output_bytes, layout.data_bytes());
   // The up_proj's tiles: 8 MiB of source in two slabs with room to align, and 2.25 MiB of output, in whole MiB.
   EXPECT_EQ(plan.largest_item_bytes, 11U << 20);
@@ -73,7 +74,7 @@ TEST(MakePlan, CountsTilesBlocksAndWeights) {
 
 TEST(Predict, TakesTheSlowestOfTheOverlappedStages) {
   Plan plan;
-  plan.source_bytes = 1000;
+  plan.read_bytes = 1000;
   plan.output_bytes = 300;
   plan.weights = 500;
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -92,6 +93,22 @@ TEST_P(SourceGoldens, DecodeExactlyInPiecesOfAnySize) {
     for (const std::int64_t step : {1, 7, 32, 1000}) {
       EXPECT_TRUE(decode(checkpoint_, tensor, step) == wanted.bytes) << tensor.header.name << " by " << step;
     }
+  }
+}
+
+TEST_P(SourceGoldens, AreOfAsManyStoredBytesAsARowTimesTheRows) {
+  for (const LogicalTensor& tensor : logical_tensors(checkpoint_)) {
+    if (tensor.header.shape.size() != 2) continue;
+    const std::int64_t rows = tensor.header.shape[0];
+    const RowSources sources = sources_of_rows(tensor, {0, rows});
+    const auto stored =
+        static_cast<double>(total_bytes(sources.data) + total_bytes(sources.scale) + total_bytes(sources.zero));
+    // Strips end with the last row, and lines of scales and zero points may serve rows beyond it.
+    const auto cols = static_cast<double>(tensor.header.shape[1]);
+    const double strips = tensor.col_stride == 0 ? 0 : cols * static_cast<double>(tensor.row_stride - tensor.row_bytes);
+    const double lines =
+        tensor.encoding == SourceEncoding::kPlain ? 0 : 8 * std::ceil(cols / static_cast<double>(tensor.block_cols));
+    EXPECT_NEAR(stored_bytes_per_row(tensor) * static_cast<double>(rows), stored, strips + lines) << tensor.header.name;
   }
 }
 

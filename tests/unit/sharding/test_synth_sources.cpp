@@ -7,7 +7,9 @@
 #include <gtest/gtest.h>
 
 #include "io/posix_file_system.h"
+#include "sharding/plan.h"
 #include "sharding/rules.h"
+#include "sharding/source_model.h"
 #include "sharding/source_rows.h"
 #include "sharding/source_tensors.h"
 #include "sharding/synth.h"
@@ -132,6 +134,21 @@ TEST_P(SynthSourcePresets, QuantizeAllButRoutersEmbeddingsHeadsAndNorms) {
                                                      {"tiny-qwen3-moe", 2 * (4 + 8 * 3)},
                                                      {"tiny-gpt-oss", 2 * (4 + 4 * 3)}};
   EXPECT_EQ(quantized, wanted.at(GetParam()));
+}
+
+TEST_P(SynthSourcePresets, ArePlannedByTheBytesThatTheyStore) {
+  const auto path = make("m", 2);
+  const std::uint64_t stored = Checkpoint(*fs_, path).tensor_bytes();
+  const Checkpoint checkpoint = open_source(*fs_, path);
+  const auto decisions = decide(checkpoint, parse_recipe("{}", "test"));
+  const Plan plan = make_plan(checkpoint, OutputLayout(checkpoint, decisions, DType::kF16));
+
+  EXPECT_EQ(plan.source_bytes, checkpoint.tensor_bytes());
+  EXPECT_EQ(plan.source_bytes > stored, GetParam() != "tiny-qwen3-moe");
+  EXPECT_NEAR(static_cast<double>(plan.read_bytes), static_cast<double>(stored), 0.001 * static_cast<double>(stored));
+  std::uint64_t items = 0;
+  for (const WorkItem& item : plan.items) items += item.read_bytes;
+  EXPECT_EQ(items, plan.read_bytes);
 }
 
 TEST_P(SynthSourcePresets, AreTheSameFromAnyNumberOfThreads) {
