@@ -38,15 +38,15 @@ struct DeviceTile {
     std::int64_t first_col = 0;  ///< Of the tensor, that the first weight lies in. Where columns are weighed.
   };
   /// What a format keeps of a group's grid: the scale rounded to the stored dtype, never to 0, and z or
-  /// (middle - z) s beside it. Codes and errors are taken on what these stand for, with kAls after the zero was fitted
-  /// to the rounded scale.
+  /// (middle - z) s beside it. Codes and errors are taken on what these stand for, with kAls after a zero of any value
+  /// was fitted to the rounded scale.
   struct StoredForm {
     bool offset = false;
     float middle = 0;
     friend bool operator==(const StoredForm&, const StoredForm&) = default;
   };
 
-  QuantSpec spec;              ///< @pre Zeros of any value, no super-blocks.
+  QuantSpec spec;              ///< @pre No super-blocks, no floating-point grid; whole zeros with axis 1 alone.
   DType source = DType::kF32;  ///< F32, F16, BF16 or F64 (rounded to fp32 first).
   DType stored = DType::kF16;  ///< Of scale and zero: F32, F16 or BF16.
   int iters = 0;               ///< Steps to run; see SolveRequest.
@@ -54,7 +54,7 @@ struct DeviceTile {
   std::optional<FixedGrid> grid;   ///< Per-tensor quantization: the codes on this grid; no scale or zero is written.
   std::optional<StoredForm> form;  ///< None: codes are taken on the grid as it was found. @pre axis 1, no `grid`.
   bool unpacked = false;           ///< One slab, and codes stay one to a byte.
-  /// With kAls: one for each of the tensor's columns, as ColumnWeights::h.
+  /// One for each of the tensor's columns, as ColumnWeights::h. @pre empty unless spec.weighted().
   std::span<const float> importance;
 
   /// false (axis 1, per tensor): a group is a row of `cols` weights, one entry of `slabs` for each of the packing's,
@@ -140,7 +140,7 @@ class DeviceModule {
 };
 
 /// Changes with every change of the classes above: a module of another version is not used.
-inline constexpr int kDeviceModuleVersion = 4;
+inline constexpr int kDeviceModuleVersion = 5;
 inline constexpr char kDeviceModuleEntry[] = "halfquad_device_module";
 /// What the module exports under that name: the module, which lives as long as the process; null when `version` is not
 /// its own.

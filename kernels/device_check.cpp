@@ -16,9 +16,10 @@ constexpr std::int64_t kGroups = 320;  // even, and more than a block of threads
 constexpr std::int64_t kColumns = 3 * kGroupSize;  // of the tensor, where they are weighed
 
 /// Solves that pass through most of what a device can get wrong: both axes, shrinkage on and off, several packings,
-/// als.
-QuantSpec spec_of(SolverKind solver, CodeWidth width, int axis) {
+/// als, whole zeros by either search.
+QuantSpec spec_of(SolverKind solver, CodeWidth width, int axis, ZeroKind zeros = ZeroKind::kFloat) {
   QuantSpec spec;
+  spec.zeros = zeros;
   spec.solver = solver;
   spec.width = width;
   spec.axis = axis;
@@ -47,7 +48,7 @@ std::vector<std::byte> known_weights() {
 /// Of all sizes; none where nothing weighs.
 std::vector<float> known_importance(const QuantSpec& spec) {
   std::vector<float> importance;
-  if (spec.solver != SolverKind::kAls) return importance;
+  if (!spec.weighted()) return importance;
   for (int i = 0; i < kColumns; ++i)
     importance.push_back(std::ldexp(1.0F + static_cast<float>(i) / 64, i * 7 % 12 - 6));
   return importance;
@@ -145,9 +146,12 @@ std::optional<std::string> difference(const Solved& expected, const Solved& foun
 
 std::optional<std::string> check_device(DeviceSolver& device, Solver& host) {
   const std::vector<std::byte> weights = known_weights();
-  const std::vector<QuantSpec> specs = {
-      spec_of(SolverKind::kHqq, CodeWidth::k4, 1), spec_of(SolverKind::kHqq, CodeWidth::k3, 1),
-      spec_of(SolverKind::kHqq, CodeWidth::k2, 0), spec_of(SolverKind::kAls, CodeWidth::k4, 1)};
+  const std::vector<QuantSpec> specs = {spec_of(SolverKind::kHqq, CodeWidth::k4, 1),
+                                        spec_of(SolverKind::kHqq, CodeWidth::k3, 1),
+                                        spec_of(SolverKind::kHqq, CodeWidth::k2, 0),
+                                        spec_of(SolverKind::kAls, CodeWidth::k4, 1),
+                                        spec_of(SolverKind::kHqq, CodeWidth::k4, 1, ZeroKind::kInteger),
+                                        spec_of(SolverKind::kAls, CodeWidth::k4, 1, ZeroKind::kInteger)};
   std::vector<Solved> expected, found(specs.size());
   std::vector<DeviceTile> tiles;
   for (std::size_t i = 0; i < specs.size(); ++i) {
@@ -159,7 +163,9 @@ std::optional<std::string> check_device(DeviceSolver& device, Solver& host) {
     found[i].result = std::move(results[i]);
     if (const auto what = difference(expected[i], found[i])) {
       return *what + " of " + std::string(name_of(specs[i].width)) + "-bit groups along axis " +
-             std::to_string(specs[i].axis) + " solved by " + std::string(name_of(specs[i].solver));
+             std::to_string(specs[i].axis) +
+             (specs[i].zeros == ZeroKind::kFloat ? " solved by " : " with whole zeros solved by ") +
+             std::string(name_of(specs[i].solver));
     }
   }
   return {};

@@ -11,6 +11,10 @@ namespace {
 
 constexpr std::uint64_t kAlignment = 64;
 
+// Weights of a group with a whole zero: the sums of more, whole numbers of up to 30 bits, may round as doubles, and not
+// alike in every order.
+constexpr std::int64_t kMostInWhole = 1 << 23;
+
 std::int64_t groups_of(const TileSolver::Job& job) noexcept {
   return job.tensor->tiles.tile_end(job.tile) - job.tensor->tiles.tile_begin(job.tile);
 }
@@ -32,8 +36,9 @@ std::optional<DeviceTile::StoredForm> form_of(const QuantizedTensor& tensor) {
 }  // namespace
 
 bool devices_solve(const QuantizedTensor& tensor) noexcept {
-  return !tensor.given && tensor.spec.zeros == ZeroKind::kFloat && tensor.spec.grid == FloatGrid::kNone &&
-         !tensor.spec.super_blocks;
+  const QuantSpec& spec = tensor.spec;
+  if (tensor.given || spec.grid != FloatGrid::kNone || spec.super_blocks) return false;
+  return spec.zeros == ZeroKind::kFloat || (!tensor.tiles.by_columns() && tensor.tiles.grouped().cols <= kMostInWhole);
 }
 
 std::uint64_t unpacked_bytes(const TileSolver::Job& job) noexcept {

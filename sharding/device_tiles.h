@@ -7,7 +7,8 @@
 
 namespace halfquad {
 
-/// Whether devices can solve a tensor: zeros of any value, searched for by a solver. Others are the host's.
+/// Whether devices can solve a tensor: its grids are scales and zeros that a solver searches for. Others are the
+/// host's.
 [[nodiscard]] bool devices_solve(const QuantizedTensor& tensor) noexcept;
 
 /// Bytes that a device leaves of a tile of whole rows, which the host has to pack; 0 for hqq's layout, which it packs.

@@ -1,123 +1,31 @@
 #include "kernels/cuda/als_group.cuh"
-#include "kernels/cuda/find_part.cuh"
-#include "kernels/cuda/row_block.cuh"
+#include "kernels/cuda/quad_rows.cuh"
 
-// Groups of 32, 64 or 128 consecutive weights, searched by als, four threads each. Blocks as in rows_kernel.cu.
+// Groups of 32, 64 or 128 consecutive weights, searched by als for zeros of any value.
 
 namespace halfquad::cuda {
 namespace {
 
-constexpr int kGroups = kThreads / kQuad;  // of a block
-
-/// Floats of shared memory from one group to the next: lanes of a warp find theirs in different banks.
 template <int kElems>
-constexpr int kStride = kElems + kQuad;
-
-/// A lane's elements, all in registers: number i of them is element 4 i + lane of the group.
-template <int kElems>
-struct QuadRegisters {
+struct AlsRegisters : WeighedRegisters<kElems> {
   static constexpr int kEach = kElems / kQuad;
-  float weights[kEach], importance[kEach], fit_h[kEach], fit_hd[kEach];
+  float fit_h[kEach], fit_hd[kEach];
 
-  template <class Visit>
-  __device__ __forceinline__ void each(const Visit& visit) const {
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) visit(i);
-  }
-  [[nodiscard]] __device__ __forceinline__ float w(int i) const { return weights[i]; }
-  [[nodiscard]] __device__ __forceinline__ float h(int i) const { return importance[i]; }
   [[nodiscard]] __device__ __forceinline__ float cut_h(int i) const { return fit_h[i]; }
   [[nodiscard]] __device__ __forceinline__ float cut_hd(int i) const { return fit_hd[i]; }
 
   __device__ __forceinline__ void begin_fits(float mean, float S1, const SolveLaunch& launch) {
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
-      fit_h[i] = cut(importance[i], launch.cut_h);
-      fit_hd[i] = cut(mul(fit_h[i], mul(sub(weights[i], mean), S1)), launch.cut_hd);
+      fit_h[i] = cut(this->h(i), launch.cut_h);
+      fit_hd[i] = cut(mul(fit_h[i], mul(sub(this->w(i), mean), S1)), launch.cut_hd);
     }
-  }
-
-  /// The columns from `column` on, around the end of a row.
-  __device__ __forceinline__ void load_importance(const Part& part, std::int64_t column) {
-    const auto cols = static_cast<unsigned>(part.tensor_cols);
-    const auto first = static_cast<unsigned>(column) + static_cast<unsigned>(quad_lane());
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const unsigned at = first + static_cast<unsigned>(kQuad * i);
-      importance[i] = __ldg(part.importance + (at < cols ? at : at % cols));
-    }
-  }
-
-  /// A group that adds nothing anywhere.
-  __device__ __forceinline__ void clear() {
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) weights[i] = 0;
   }
 };
 
-/// The groups of a block as floats in shared memory, from where `rows` says (null: zeros). The whole block takes part.
-template <Float kSource, int kElems>
-__device__ __forceinline__ void load_groups(const unsigned char* const* rows, float* stage) {
-  constexpr int kWeights = 16 / kSourceBytes<kSource>;
-  constexpr int kVectors = kElems / kWeights;
-#pragma unroll
-  for (int i = static_cast<int>(threadIdx.x); i < kGroups * kVectors; i += kThreads) {
-    const unsigned char* const from = rows[i / kVectors];
-    uint4 raw = make_uint4(0, 0, 0, 0);
-    if (from != nullptr) raw = __ldg(reinterpret_cast<const uint4*>(from) + i % kVectors);
-    float w[kWeights];
-    widen<kSource>(raw, w);
-    float2* const to = reinterpret_cast<float2*>(stage + i / kVectors * kStride<kElems> + i % kVectors * kWeights);
-#pragma unroll
-    for (int k = 0; k < kWeights / 2; ++k) to[k] = make_float2(w[2 * k], w[2 * k + 1]);
-  }
-}
-
+/// The zero that fits the scale as it will be stored.
 template <int kElems>
-__device__ __forceinline__ void load_groups_of(Float source, const unsigned char* const* rows, float* stage) {
-  if (source == Float::kBF16) {
-    load_groups<Float::kBF16, kElems>(rows, stage);
-  } else if (source == Float::kF16) {
-    load_groups<Float::kF16, kElems>(rows, stage);
-  } else if (source == Float::kF32) {
-    load_groups<Float::kF32, kElems>(rows, stage);
-  } else {
-    load_groups<Float::kF64, kElems>(rows, stage);
-  }
-}
-
-/// Sums in the order that axis 1 has: running sum k mod 32, of which lane l of eight joins l, l + 8, l + 16 and l + 24.
-/// Those of lanes l and l + 4 are a thread's own. visit(i, terms).
-template <int kElems, int kSums, class Visit>
-__device__ __forceinline__ void sum_in_order(const Visit& visit, float (&total)[kSums]) {
-  float lanes[2][kSums], running[kSums], terms[kSums];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-#pragma unroll
-      for (int r = 0; r < kElems / 32; ++r) {
-        visit(half + 2 * c + 8 * r, terms);
-#pragma unroll
-        for (int n = 0; n < kSums; ++n) running[n] = r == 0 ? terms[n] : add(running[n], terms[n]);
-      }
-#pragma unroll
-      for (int n = 0; n < kSums; ++n) lanes[half][n] = c == 0 ? running[n] : add(lanes[half][n], running[n]);
-    }
-  }
-#pragma unroll
-  for (int n = 0; n < kSums; ++n) {
-    total[n] = 0;
-#pragma unroll
-    for (int l = 0; l < 8; ++l) {
-      total[n] = add(total[n], __shfl_sync(kFullWarp, lanes[l / kQuad][n], l % kQuad, kQuad));
-    }
-  }
-}
-
-/// The zero that fits the scale as it will be stored. Nothing changes where the group is not there.
-template <int kElems>
-__device__ __forceinline__ void refit_zero(const QuadRegisters<kElems>& group, const SolveLaunch& launch, Grid& grid) {
+__device__ __forceinline__ void refit_zero(const AlsRegisters<kElems>& group, const SolveLaunch& launch, Grid& grid) {
   const float inverse = div(1.0F, grid.s);
   float sums[3];
   sum_in_order<kElems>(
@@ -129,127 +37,34 @@ __device__ __forceinline__ void refit_zero(const QuadRegisters<kElems>& group, c
       },
       sums);
   const float stored_s = fmaxf(round_to(launch.stored, grid.s), kLeastScale);
-  const float z = sub(div(sums[2], sums[0]), div(div(sums[1], sums[0]), stored_s));
-  if (grid.s != 0) grid.z = z;
+  grid.z = sub(div(sums[2], sums[0]), div(div(sums[1], sums[0]), stored_s));
 }
 
-/// Puts the lane's codes among those of the group at `codes`, and gives its part of the group's errors.
-template <int kElems>
-__device__ __forceinline__ GroupErrors encode(const QuadRegisters<kElems>& group, const CodeGrid& grid,
-                                              float largest_code, unsigned char* codes) {
-  GroupErrors errors;
-  float total[3];
-  sum_in_order<kElems>(
-      [&](int i, float(&terms)[3]) {
-        const float magic = magic_code(add(mul(group.w(i), grid.S), grid.z), largest_code);
-        codes[kQuad * i + quad_lane()] = static_cast<unsigned char>(__float_as_uint(magic) & 0xFFU);
-        const float e = sub(group.w(i), mul(sub(sub(magic, kMagic), grid.zero), grid.s));
-        terms[0] = fabsf(e);
-        terms[1] = mul(e, e);
-        terms[2] = mul(group.w(i), group.w(i));
-        errors.largest = fmaxf(errors.largest, terms[0]);
-      },
-      total);
-  if (!is_finite(total[0])) errors.largest = kLargestFloat;
-  if (quad_lane() == 0) {
-    errors.abs = total[0];
-    errors.square = total[1];
-    errors.weight2 = total[2];
-  }
-  return errors;
-}
+struct AlsFinder {
+  template <int kElems>
+  using Registers = AlsRegisters<kElems>;
+  static constexpr int blocks(int elems) { return blocks_with_als(elems); }
 
-template <int kElems>
-__device__ __forceinline__ WeightedErrors weighted_errors(const QuadRegisters<kElems>& group, const CodeGrid& grid,
-                                                          float largest_code) {
-  float total[2];
-  sum_in_order<kElems>([&](int i, float(&terms)[2]) { weigh_error(group.w(i), group.h(i), grid, largest_code, terms); },
-                       total);
-  if (quad_lane() != 0) return {};
-  return {total[0], total[1]};
-}
-
-/// Solves the quad's group and leaves all of it where it belongs, its codes at `codes`. `mine`: there is a group.
-template <int kElems>
-__device__ __forceinline__ void solve_quad(QuadRegisters<kElems>& group, bool mine, std::int64_t index,
-                                           const Part& part, const SolveLaunch& launch, unsigned char* codes) {
-  Range range;
-  group.each([&](int i) { range.add_weight(group.w(i)); });
-  range.add_lane(1);
-  range.add_lane(2);
-  unsigned met = mine ? met_in(range, launch) : 0;
-  const bool there = mine && met == 0;
-  if (!there) {
-    group.clear();
-    range.lo = range.hi = 0;
+  static __device__ __forceinline__ unsigned met_in(const Range& range, const SolveLaunch& launch) {
+    return cuda::met_in(range, launch);
   }
-  const AlsPair pair = search_als(group, range, launch);
-  Grid grid;
-  grid.S = pair.S;
-  grid.s = there ? div(1.0F, pair.S) : 0.0F;
-  grid.z = there ? pair.z : 0.0F;
-  if (launch.form != Form::kAsFound) refit_zero(group, launch, grid);
-
-  const CodeGrid code_grid(grid, launch);
-  add_errors(encode(group, code_grid, launch.largest_code, codes), *part.sums);
-  if (weighs_errors(part, launch)) add_errors(weighted_errors(group, code_grid, launch.largest_code), *part.sums);
-  if (!mine || quad_lane() != 0) return;
-  met |= code_grid.store(index, part, launch);
-  if (met != 0) atomicOr(&part.sums->met, met);
-}
-
-template <int kElems>
-__global__ void __launch_bounds__(kThreads, blocks_with_quads(kElems))
-    als_rows_kernel(const __grid_constant__ SolveLaunch launch) {
-  __shared__ __align__(16) float stage[kGroups * kStride<kElems>];
-  __shared__ const unsigned char* groups[kGroups];
-  static_assert(sizeof stage >= kGroups * kCodeStride);
-  const Part& part = find_part(launch);
-  const int rows = kGroups / launch.slabs;
-  const std::int64_t first_row = (static_cast<std::int64_t>(blockIdx.x) - part.first_block) * rows;
-  const int index = static_cast<int>(threadIdx.x) / kQuad;
-  const int slab = index / rows;
-  const std::int64_t row = first_row + index % rows;
-  const bool mine = slab < launch.slabs && row < part.rows[slab];
-  if (quad_lane() == 0) {
-    groups[index] = mine ? part.source[slab] + row * (kElems * source_bytes_of(launch.source)) : nullptr;
+  template <int kElems>
+  static __device__ __forceinline__ Grid find(AlsRegisters<kElems>& group, const Range& range,
+                                              const SolveLaunch& launch) {
+    const AlsPair pair = search_als(group, range, launch);
+    Grid grid;
+    grid.S = pair.S;
+    grid.s = div(1.0F, pair.S);
+    grid.z = pair.z;
+    if (launch.form != Form::kAsFound) refit_zero(group, launch, grid);
+    return grid;
   }
-  __syncthreads();
-  load_groups_of<kElems>(launch.source, groups, stage);
-  __syncthreads();
-
-  QuadRegisters<kElems> group;
-#pragma unroll
-  for (int i = 0; i < group.kEach; ++i) {
-    group.weights[i] = stage[index * kStride<kElems> + kQuad * i + quad_lane()];
-    group.importance[i] = 1.0F;
-  }
-  if (mine && part.importance != nullptr) {
-    group.load_importance(part, (part.first_col[slab] + row * kElems) % part.tensor_cols);
-  }
-  __syncthreads();  // codes take the place of the weights
-  auto* const codes = reinterpret_cast<unsigned char*>(stage) + index * kCodeStride;
-  solve_quad(group, mine, mine ? part.first_group[slab] + row : 0, part, launch, codes);
-  if (!mine) {
-#pragma unroll
-    for (int i = 0; i < group.kEach; ++i) codes[kQuad * i + quad_lane()] = 0;
-  }
-  __syncthreads();
-  pack_block<kElems>(reinterpret_cast<const unsigned char*>(stage), rows, first_row, part, launch);
-}
-
-template <int kElems>
-void start(const SolveLaunch& launch, cudaStream_t stream) {
-  als_rows_kernel<kElems><<<static_cast<unsigned>(launch.blocks), kThreads, 0, stream>>>(launch);
-}
+};
 
 }  // namespace
 
 cudaError_t launch_als_rows(int group_elems, const SolveLaunch& launch, cudaStream_t stream) {
-  if (group_elems == 32) start<32>(launch, stream);
-  if (group_elems == 64) start<64>(launch, stream);
-  if (group_elems == 128) start<128>(launch, stream);
-  return cudaGetLastError();
+  return launch_quad_rows<AlsFinder>(group_elems, launch, stream);
 }
 
 }  // namespace halfquad::cuda

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/als_search.h"
+#include "kernels/integer_zero.h"
 #include "kernels/power.h"
 #include "runtime/check.h"
 #include "runtime/checked.h"
@@ -25,8 +26,14 @@ std::uint64_t sums_bytes_of(const DeviceTile& tile) {
   return sizeof(TileSums) + unsigned_of(recorded) * kDigits * sizeof(Digit);
 }
 
+/// Whether it is searched from a table of parts of the range.
+bool has_starts(const DeviceTile& tile) {
+  const Finder finder = finder_of(tile);
+  return finder == Finder::kAls || finder == Finder::kWeighedWhole;
+}
+
 std::uint64_t starts_bytes_of(const DeviceTile& tile) {
-  return is_als(tile) ? aligned(unsigned_of(tile.spec.starts) * sizeof(float)) : 0;
+  return has_starts(tile) ? aligned(unsigned_of(tile.spec.starts) * sizeof(float)) : 0;
 }
 
 std::uint64_t table_bytes_of(const DeviceTile& tile) {
@@ -76,6 +83,25 @@ void copy_block(const Block& b, cudaMemcpyKind kind, cudaStream_t stream) {
 
 /// Consecutive bytes.
 Block bytes_block(void* to, const void* from, std::uint64_t bytes) { return {to, bytes, from, bytes, bytes, 1}; }
+
+WholeValues whole_values_of(const DeviceTile& tile) {
+  static_assert(kWholeStarts == IntegerZeroSearch::kStarts && kMostCandidates >= IntegerZeroSearch::kMostKept &&
+                kMostCandidates >= AlsSearch::kKept);
+  const IntegerZeroSearch search(tile.spec, tile.cols);
+  WholeValues values{};
+  values.symmetric = search.symmetric();
+  values.searches = search.searches();
+  values.fixed_zero = static_cast<float>(search.fixed_zero());
+  values.fraction_bits = search.fraction_bits();
+  values.rounds = search.rounds();
+  values.kept = search.kept(0);
+  for (int part = 0; part < kWholeStarts; ++part) {
+    values.parts[part] = search.part(part);
+    values.multipliers[part] = search.multiplier(part);
+    values.zeros[part] = search.zeros(part);
+  }
+  return values;
+}
 
 Cut cut_of(int bits) { return bits == 0 ? Cut{} : Cut{1U << (bits - 1), ~0U << bits}; }
 
@@ -163,6 +189,7 @@ SolveLaunch Batch::describe(std::size_t index) const {
   launch.rounds = tile.spec.rounds;
   launch.cut_h = cut_of(AlsSearch::cut_bits_of_h(tile.spec.width));
   launch.cut_hd = cut_of(AlsSearch::cut_bits_of_p(tile.spec.width));
+  if (tile.spec.zeros != ZeroKind::kFloat) launch.whole = whole_values_of(tile);
   launch.iters = static_cast<int>(steps_of(tile));
   launch.record = tile.record == RecordErrors::kYes;
   launch.given_grid = tile.grid.has_value();
@@ -242,7 +269,7 @@ void Batch::write_table(std::size_t index) const {
     const StepConstants step = step_constants(tile.spec, t);
     steps[t] = {step.inv_beta, step.inert_threshold};
   }
-  if (!is_als(tile)) return;
+  if (!has_starts(tile)) return;
   auto* const starts = reinterpret_cast<float*>(table);
   for (int i = 0; i < tile.spec.starts; ++i) starts[i] = AlsSearch::part(i, tile.spec.starts);
   std::copy(tile.importance.begin(), tile.importance.end(), reinterpret_cast<float*>(table + starts_bytes_of(tile)));

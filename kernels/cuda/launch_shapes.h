@@ -9,7 +9,7 @@ namespace halfquad::cuda {
 inline constexpr int kThreads = 128;  ///< By rows, one for each group of kThreads / slabs packed rows.
 inline constexpr int kWarps = kThreads / 32;
 
-/// Threads that search a group together with als, each with every fourth weight of it.
+/// Threads that search a group together, for als and for whole zeros, each with every fourth weight of it.
 inline constexpr int kQuad = 4;
 
 /// Blocks of a kernel that should fit a multiprocessor at once: as many as leave room for the weights in registers.
@@ -18,8 +18,10 @@ struct Occupancy {
   int general;
   int als32, als64, als128;  ///< Kernels for groups of so many weights; a thread has four numbers for each of its own.
   int als_general;
+  int whole32, whole64, whole128;  ///< The same for whole zeros, with two numbers for each weight.
+  int whole_general;
 };
-inline constexpr Occupancy kOccupancy = {6, 4, 2, 7, 5, 4, 2, 6};
+inline constexpr Occupancy kOccupancy = {6, 4, 2, 7, 5, 4, 2, 6, 6, 4, 3, 6};
 
 constexpr int blocks_with_registers(int group_elems) {
   return group_elems == 32   ? kOccupancy.registers32
@@ -27,8 +29,12 @@ constexpr int blocks_with_registers(int group_elems) {
                              : kOccupancy.registers128;
 }
 
-constexpr int blocks_with_quads(int group_elems) {
+constexpr int blocks_with_als(int group_elems) {
   return group_elems == 32 ? kOccupancy.als32 : group_elems == 64 ? kOccupancy.als64 : kOccupancy.als128;
+}
+
+constexpr int blocks_with_whole(int group_elems) {
+  return group_elems == 32 ? kOccupancy.whole32 : group_elems == 64 ? kOccupancy.whole64 : kOccupancy.whole128;
 }
 
 /// Groups in turn for each warp of the general kernel for rows.

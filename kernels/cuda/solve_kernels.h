@@ -67,6 +67,20 @@ struct Part {
   std::int64_t first_block;
 };
 
+inline constexpr int kWholeStarts = 5;
+inline constexpr int kMostCandidates = 8;  ///< That a search keeps of a group.
+
+/// How whole zeros are searched for: kernels/integer_zero.h has the meaning of each. `fixed_zero` and `symmetric` are
+/// those of als, too.
+struct WholeValues {
+  bool symmetric, searches;
+  float fixed_zero;
+  int fraction_bits;
+  int rounds, kept;
+  float parts[kWholeStarts];
+  int multipliers[kWholeStarts], zeros[kWholeStarts];
+};
+
 /// How all parts of a launch are solved.
 struct SolveLaunch {
   const Part* parts;  ///< The device's, ascending by first_block.
@@ -76,7 +90,8 @@ struct SolveLaunch {
   const float* starts;      ///< The device's, `start_count` of them: parts of the range that als starts from.
   int start_count, rounds;
   Cut cut_h, cut_hd;  ///< Of als.
-  int iters;          ///< 0: no steps.
+  WholeValues whole;
+  int iters;  ///< 0: no steps.
   bool record;
   bool given_grid;
   bool round_zero;
@@ -101,6 +116,10 @@ enum class KernelKind {
   kOneColumn,       ///< By columns, and the tile has but one: its weights are consecutive and summed as such.
   kAlsRows,         ///< As kRows, searched by als, four threads each.
   kAlsGeneralRows,  ///< As kGeneralRows, likewise.
+  kWholeRows,       ///< As kAlsRows, searched for whole zeros.
+  kWholeGeneralRows,
+  kWeighedWholeRows,  ///< The same by als, with columns that count differently.
+  kWeighedWholeGeneralRows,
 };
 struct KernelChoice {
   KernelKind kind = KernelKind::kGeneralRows;
@@ -108,9 +127,17 @@ struct KernelChoice {
   [[nodiscard]] bool packs() const noexcept { return group_elems != 0; }
 };
 
-/// The groups of a tile.
+/// How the grids of groups are found.
+enum class Finder {
+  kSteps,         ///< By steps of hqq, if any.
+  kAls,           ///< AlsSearch, zeros of any value.
+  kWhole,         ///< IntegerZeroSearch.
+  kWeighedWhole,  ///< AlsSearch, whole zeros.
+};
+
+/// The groups of a tile. @pre finder is kSteps where they are columns.
 struct GroupKind {
-  bool als = false;  ///< Searched by als, not by steps.
+  Finder finder = Finder::kSteps;
   bool by_columns = false, one_column = false;
   std::int64_t elems = 0;
 };
@@ -130,6 +157,10 @@ struct GroupKind {
 [[nodiscard]] cudaError_t launch_one_column(const SolveLaunch& launch, cudaStream_t stream);
 [[nodiscard]] cudaError_t launch_als_rows(int group_elems, const SolveLaunch& launch, cudaStream_t stream);
 [[nodiscard]] cudaError_t launch_als_general_rows(const SolveLaunch& launch, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_whole_rows(int group_elems, const SolveLaunch& launch, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_whole_general_rows(const SolveLaunch& launch, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_weighed_whole_rows(int group_elems, const SolveLaunch& launch, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_weighed_whole_general_rows(const SolveLaunch& launch, cudaStream_t stream);
 [[nodiscard]] cudaError_t launch_pack(const SolveLaunch& launch, bool by_columns, cudaStream_t stream);
 
 }  // namespace halfquad::cuda

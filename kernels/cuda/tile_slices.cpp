@@ -18,8 +18,11 @@ constexpr std::uint64_t kSliceBytes = sizeof(Part) + (kMostSlabs + 4) * kAlignme
 
 }  // namespace
 
-bool is_als(const DeviceTile& tile) noexcept {
-  return tile.spec.solver == SolverKind::kAls && tile.spec.channel_wise && !tile.grid;
+Finder finder_of(const DeviceTile& tile) noexcept {
+  const QuantSpec& spec = tile.spec;
+  if (tile.grid || !spec.channel_wise) return Finder::kSteps;
+  if (spec.zeros != ZeroKind::kFloat) return spec.weighted() ? Finder::kWeighedWhole : Finder::kWhole;
+  return spec.solver == SolverKind::kAls ? Finder::kAls : Finder::kSteps;
 }
 
 TileShape::TileShape(const DeviceTile& tile) {
@@ -34,7 +37,7 @@ TileShape::TileShape(const DeviceTile& tile) {
   HALFQUAD_REQUIRE(group_elems <= std::numeric_limits<std::int32_t>::max(), kOutOfMemory,
                    "a group of " + std::to_string(group_elems) + " weights is too long for a device");
   kernel = choose_kernel(
-      {.als = is_als(tile), .by_columns = tile.by_columns, .one_column = tile.cols == 1, .elems = group_elems});
+      {.finder = finder_of(tile), .by_columns = tile.by_columns, .one_column = tile.cols == 1, .elems = group_elems});
 
   const std::uint64_t groups = tile.by_columns ? 1 : static_cast<std::uint64_t>(slabs);
   const auto codes = static_cast<std::uint64_t>(tile.by_columns ? tile.packed_rows : tile.cols);  // packed, of a unit

@@ -13,8 +13,8 @@ namespace halfquad::cuda {
 /// Device addresses of whatever a kernel reads begin at multiples of this.
 inline constexpr std::uint64_t kAlignment = 256;
 
-/// Whether the grids of a tile are searched by als.
-[[nodiscard]] bool is_als(const DeviceTile& tile) noexcept;
+/// How the grids of a tile are found.
+[[nodiscard]] Finder finder_of(const DeviceTile& tile) noexcept;
 
 /// What a tile takes on a device. Tiles are cut along packed rows, or columns.
 struct TileShape {

@@ -294,12 +294,14 @@ HWY_INLINE void TryStarts(const WholeWeights& whole, const Span& span, const Int
   list.Take(slots);
 }
 
-// Moves the worst of `count` slots to the end, of equal ones the last.
+// Moves the worst of `count` slots to the end, of equal ones the last. In lanes where the last is none it goes as it
+// is: fewer need no such pass, which would change the places of others, too, and so what comes first of equal ones.
 HWY_INLINE void MoveWorstBack(Slot* slots, int count) {
+  const MF full = hn::Lt(slots[count - 1].error, hn::Set(kDF, std::numeric_limits<float>::infinity()));
   Slot worst = slots[0];
   for (int i = 1; i < count; ++i) {
     const Slot next = slots[i];
-    const MF swap = hn::Lt(next.error, worst.error);
+    const MF swap = hn::And(full, hn::Lt(next.error, worst.error));
     const auto swap_zero = hn::RebindMask(DI(), swap);
     slots[i - 1] = {hn::IfThenElse(swap, next.error, worst.error),
                     hn::IfThenElse(swap, next.inverse_fit, worst.inverse_fit),

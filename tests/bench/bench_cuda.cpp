@@ -93,7 +93,7 @@ double copy_rate(const Setup& setup, bool to_device, bool to_host) {
 /// A tile of Gaussian weights, as layers have them, in page-locked memory.
 class PinnedTile {
  public:
-  PinnedTile(const Setup& setup, CodeWidth width, SolverKind solver) {
+  PinnedTile(const Setup& setup, CodeWidth width, SolverKind solver, ZeroKind zeros = ZeroKind::kFloat) {
     const Packing packing = packing_of(width);
     const std::int64_t slabs = slabs_of(packing);
     const std::int64_t groups = setup.groups;
@@ -102,7 +102,8 @@ class PinnedTile {
     fill(source, setup.weights());
     tile_.spec.width = width;
     tile_.spec.solver = solver;
-    if (solver == SolverKind::kAls) tile_.form = DeviceTile::StoredForm{};
+    tile_.spec.zeros = zeros;
+    if (!tile_.spec.optimizes()) tile_.form = DeviceTile::StoredForm{};
     tile_.source = DType::kBF16;
     tile_.cols = kGroupSize;
     tile_.packed_rows = rows;
@@ -159,12 +160,12 @@ double solver_rate(const Setup& setup, const PinnedTile& tile) {
 }
 
 /// Weights/s through copies and solver, on as many streams as quantize uses.
-double whole_rate(const Setup& setup, CodeWidth width, SolverKind solver) {
+double whole_rate(const Setup& setup, CodeWidth width, SolverKind solver, ZeroKind zeros = ZeroKind::kFloat) {
   constexpr int kTiles = 8;  // of each stream
   std::vector<std::unique_ptr<PinnedTile>> tiles;
   std::vector<std::unique_ptr<CudaSolver>> solvers;
   for (int i = 0; i < kStreams; ++i) {
-    tiles.push_back(std::make_unique<PinnedTile>(setup, width, solver));
+    tiles.push_back(std::make_unique<PinnedTile>(setup, width, solver, zeros));
     solvers.push_back(std::make_unique<CudaSolver>(CudaSolver::Options{
         .device = setup.device, .name = "", .memory_bytes = CudaSolver::wanted_bytes(2 * setup.weights())}));
   }
@@ -172,7 +173,7 @@ double whole_rate(const Setup& setup, CodeWidth width, SolverKind solver) {
     std::vector<std::jthread> threads;
     for (std::size_t i = 0; i < kStreams; ++i) {
       threads.emplace_back([&, i] {
-        const bool steps = solver == SolverKind::kHqq;
+        const bool steps = solver == SolverKind::kHqq && zeros == ZeroKind::kFloat;
         const DeviceTile tile = tiles[i]->with(kSteps, steps ? RecordErrors::kYes : RecordErrors::kNo);
         for (int n = 0; n < kTiles; ++n) (void)solvers[i]->solve({&tile, 1});
       });
@@ -227,6 +228,13 @@ void bench(const Setup& setup) {
         "%.2f\n",
         std::string(name_of(width)).c_str(), static_cast<long long>(kGroupSize),
         whole_rate(setup, width, SolverKind::kAls) / 1e9);
+  }
+  for (const SolverKind solver : {SolverKind::kHqq, SolverKind::kAls}) {
+    std::printf(
+        "halfquad-cuda-1, bench, whole_zeros, bits, 4, group_size, %lld, weighed, %s, with_copies_gweights_per_s, "
+        "%.2f\n",
+        static_cast<long long>(kGroupSize), solver == SolverKind::kAls ? "yes" : "no",
+        whole_rate(setup, CodeWidth::k4, solver, ZeroKind::kInteger) / 1e9);
   }
 }
 

@@ -10,8 +10,9 @@
 #include "runtime/error.h"
 
 // Solves Gaussian weights of 4 bits in groups of 64 (bf16, sigma 0.02), for predict_rate.py, and prints their number.
-// Usage: count_instructions on|off|als: by hqq (20 steps, errors recorded), groups that have settled left alone or not,
-// or by als (5 starts of 4 rounds at most, rows of 4096 weighed columns).
+// Usage: count_instructions on|off|als|whole|whole-als: by hqq (20 steps, errors recorded), groups that have settled
+// left alone or not; by als (5 starts of 4 rounds at most, rows of 4096 weighed columns); for whole zeros, without
+// column weights or by als.
 
 namespace halfquad {
 namespace {
@@ -30,14 +31,18 @@ int run(const std::string& mode) {
   tile.source = DType::kBF16;
   tile.iters = tile.spec.iters;
   std::vector<float> importance;
-  if (mode == "als") {
+  if (mode.starts_with("whole")) {
+    tile.spec.zeros = ZeroKind::kInteger;
+    tile.form = DeviceTile::StoredForm{};
+  }
+  if (mode.ends_with("als")) {
     for (std::int64_t i = 0; i < kColumns; ++i) importance.push_back(std::exp(gauss(random) * 50));
     tile.spec.solver = SolverKind::kAls;
     tile.form = DeviceTile::StoredForm{};
     tile.importance = importance;
   } else {
     tile.spec.solver = SolverKind::kHqq;
-    tile.record = RecordErrors::kYes;
+    if (tile.spec.optimizes()) tile.record = RecordErrors::kYes;
   }
   tile.cols = kGroupSize;
   tile.packed_rows = kGroups / 2;

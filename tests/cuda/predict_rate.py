@@ -32,10 +32,11 @@ def main():
           f"{LEAST_RATE / 1e9:.0f} Gw/s allow {limit:.0f} a weight")
     rates = {}
     for mode, text in (("off", "hqq, 20 steps, none left out"), ("on", "hqq, 20 steps, settled groups left alone"),
-                       ("als", "als, 5 starts of 4 rounds")):
+                       ("als", "als, 5 starts of 4 rounds"), ("whole", "whole zeros"),
+                       ("whole-als", "whole zeros by als, 5 starts of 4 rounds")):
         count, classes = instructions_a_weight(sys.argv[1], mode)
         rates[mode] = MULTIPROCESSORS * LANES * CLOCK / count
-        weights = 16 if mode == "als" else 64
+        weights = 64 if mode in ("off", "on") else 16
         print(f"{text}: {count:.1f} PTX instructions a weight, at most {rates[mode] / 1e9:.0f} Gw/s\n  a thread of {weights} weights: {classes}")
     return 0 if rates["off"] >= LEAST_RATE else 1
 

@@ -27,7 +27,10 @@ std::vector<test::TileSpec> few_specs() {
   columns.spec.group_size = 24;
   columns.rows = 24;
   columns.cols = 300;
-  return {rows, columns};
+  test::TileSpec whole = rows;
+  whole.spec.zeros = ZeroKind::kInteger;
+  whole.record = RecordErrors::kNo;
+  return {rows, columns, whole};
 }
 
 int solve_and_compare(DeviceModule& module) {

@@ -61,6 +61,16 @@ TEST_F(CudaSolver, SearchesByAlsAsTheReferenceDoesForAllWidthsAndGroupSizes) {
   }
 }
 
+TEST_F(CudaSolver, SearchesWholeZerosAsTheReferenceDoesForAllWidthsAndGroupSizes) {
+  const auto solver = module_->make_solver(0, kAmple);
+
+  for (const TileSpec& spec : test::grid_of_whole_specs(random_)) {
+    SCOPED_TRACE(describe(spec));
+    TileCase tile(spec, random_);
+    expect_reference_bytes(*solver, tile);
+  }
+}
+
 TEST_F(CudaSolver, GivesTheBytesOfTheReferenceForAllKindsOfWeights) {
   const auto solver = module_->make_solver(0, kAmple);
 
@@ -92,6 +102,17 @@ TEST_F(CudaSolver, GivesTheBytesOfTheReferenceForAllKindsOfWeights) {
         SCOPED_TRACE(describe(spec));
         TileCase searched(spec, random_);
         expect_reference_bytes(*solver, searched);
+
+        for (const ZeroKind zeros : {ZeroKind::kInteger, ZeroKind::kSymmetric}) {
+          for (const Importance importance : {Importance::kWeights, Importance::kNone}) {
+            spec.spec.zeros = zeros;
+            spec.spec.importance = importance;
+            spec.weighed = importance != Importance::kNone;
+            SCOPED_TRACE(describe(spec));
+            TileCase whole(spec, random_);
+            expect_reference_bytes(*solver, whole);
+          }
+        }
       }
     }
   }
@@ -186,6 +207,15 @@ TEST_F(CudaSolver, TellsOfWhatIsNotFinite) {
         searched.set_weight(at, value);
         EXPECT_EQ(searched.outcome(), DeviceOutcome::kNonfinite);
         expect_reference_bytes(*solver, searched);
+
+        for (const Importance importance : {Importance::kWeights, Importance::kNone}) {
+          spec.spec.zeros = ZeroKind::kInteger;
+          spec.spec.importance = importance;
+          TileCase whole(spec, random_);
+          whole.set_weight(at, value);
+          EXPECT_EQ(whole.outcome(), DeviceOutcome::kNonfinite);
+          expect_reference_bytes(*solver, whole);
+        }
       }
     }
   }
@@ -203,6 +233,32 @@ TEST_F(CudaSolver, TellsOfRangesBeyondFloats) {
 
   EXPECT_EQ(tile.outcome(), DeviceOutcome::kNonfinite);
   expect_reference_bytes(*solver, tile);
+}
+
+// What covers 0 as well, or as far to the other side of it, may be beyond where the range of the weights is not.
+TEST_F(CudaSolver, TellsOfRangesOfWholeZerosBeyondFloats) {
+  const auto solver = module_->make_solver(0, kAmple);
+  for (const ZeroKind zeros : {ZeroKind::kInteger, ZeroKind::kSymmetric}) {
+    for (const Importance importance : {Importance::kWeights, Importance::kNone}) {
+      for (const std::int64_t group_size : {64, 100}) {
+        TileSpec spec;
+        spec.spec.solver = SolverKind::kAls;
+        spec.spec.zeros = zeros;
+        spec.spec.importance = importance;
+        spec.spec.group_size = spec.cols = group_size;
+        spec.stored = DType::kF32;
+        spec.record = RecordErrors::kNo;
+        spec.rows = 40;
+        SCOPED_TRACE(describe(spec));
+        TileCase tile(spec, random_);
+
+        tile.set_weight(70, 3e38F);
+
+        EXPECT_EQ(tile.outcome(), zeros == ZeroKind::kInteger ? DeviceOutcome::kDone : DeviceOutcome::kNonfinite);
+        expect_reference_bytes(*solver, tile);
+      }
+    }
+  }
 }
 
 TEST_F(CudaSolver, CountsErrorsBeyondFloatsAsTheReferenceDoes) {
@@ -239,11 +295,14 @@ TEST_F(CudaSolver, TellsOfScalesThatCannotBeStored) {
       spec.spec.solver = kind;
       if (kind == SolverKind::kAls) spec.form = DeviceTile::StoredForm{true, 8};
       spec.record = RecordErrors::kNo;
-      TileCase tile(spec, random_);
-      tile.set_weight(70, 3e6F);
+      for (const ZeroKind zeros : {ZeroKind::kFloat, ZeroKind::kInteger}) {
+        spec.spec.zeros = zeros;
+        TileCase tile(spec, random_);
+        tile.set_weight(70, 3e6F);
 
-      EXPECT_EQ(tile.outcome(), DeviceOutcome::kUnstorable);
-      expect_reference_bytes(*solver, tile);
+        EXPECT_EQ(tile.outcome(), DeviceOutcome::kUnstorable);
+        expect_reference_bytes(*solver, tile);
+      }
     }
   }
 }

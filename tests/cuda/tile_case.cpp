@@ -97,6 +97,40 @@ void choose_als(TileSpec& spec, std::mt19937_64& random) {
   spec.weighed = random() % 4 != 0;
 }
 
+void choose_whole(TileSpec& spec, std::mt19937_64& random) {
+  constexpr int kIters[] = {20, 20, 1, 2, 3, 4};
+  if (random() % 2 == 0) {
+    choose_als(spec, random);
+    if (random() % 4 == 0) {
+      spec.spec.importance = Importance::kNone;
+      spec.weighed = false;
+    }
+  }
+  spec.spec.zeros = random() % 2 == 0 ? ZeroKind::kSymmetric : ZeroKind::kInteger;
+  spec.iters = spec.spec.iters = pick(random, kIters);
+  spec.record = RecordErrors::kNo;
+}
+
+/// For each width and group size one that `choose_search` completes.
+std::vector<TileSpec> grid_of_row_specs(std::mt19937_64& random,
+                                        void (&choose_search)(TileSpec& spec, std::mt19937_64& random)) {
+  std::vector<TileSpec> specs;
+  for (const CodeWidth width : kWidths) {
+    for (const std::int64_t group_size : kGroupSizes) {
+      TileSpec spec;
+      spec.spec.width = width;
+      spec.spec.group_size = group_size;
+      spec.unpacked = random() % 3 == 0;
+      choose_shape(spec, 4000, random);
+      choose_rest(spec, random);
+      choose_form(spec, random);
+      choose_search(spec, random);
+      if (possible(spec)) specs.push_back(spec);
+    }
+  }
+  return specs;
+}
+
 }  // namespace
 
 std::string describe(const TileSpec& s) {
@@ -110,7 +144,11 @@ std::string describe(const TileSpec& s) {
          ", stored " + std::string(name_of(s.stored)) +
          (s.form ? std::string(s.form->offset ? " as offset from " : " as zero ") + std::to_string(s.form->middle)
                  : "") +
-         (s.unpacked ? ", unpacked" : "") + (s.weighed ? ", weighed" : "") +
+         (s.spec.zeros == ZeroKind::kFloat     ? ""
+          : s.spec.zeros == ZeroKind::kInteger ? ", whole zeros"
+                                               : ", symmetric") +
+         (s.spec.importance == Importance::kNone ? ", columns alike" : "") + (s.unpacked ? ", unpacked" : "") +
+         (s.weighed ? ", weighed" : "") +
          (s.spec.solver == SolverKind::kAls
               ? ", " + std::to_string(s.spec.starts) + " starts of " + std::to_string(s.spec.rounds) + " rounds"
               : "");
@@ -278,7 +316,9 @@ TileSpec random_spec(std::mt19937_64& random) {
     choose_shape(spec, 1 + static_cast<std::int64_t>(random() % 9000), random);
     choose_rest(spec, random);
     choose_form(spec, random);
-    if (spec.spec.axis == 1 && spec.spec.channel_wise && random() % 3 == 0) choose_als(spec, random);
+    const bool rows = spec.spec.axis == 1 && spec.spec.channel_wise;
+    if (rows && random() % 3 == 0) choose_als(spec, random);
+    if (rows && random() % 3 == 0) choose_whole(spec, random);
   } while (!possible(spec));
   return spec;
 }
@@ -308,22 +348,8 @@ std::vector<TileSpec> grid_of_specs(std::mt19937_64& random) {
   return specs;
 }
 
-std::vector<TileSpec> grid_of_als_specs(std::mt19937_64& random) {
-  std::vector<TileSpec> specs;
-  for (const CodeWidth width : kWidths) {
-    for (const std::int64_t group_size : kGroupSizes) {
-      TileSpec spec;
-      spec.spec.width = width;
-      spec.spec.group_size = group_size;
-      spec.unpacked = random() % 3 == 0;
-      choose_shape(spec, 4000, random);
-      choose_rest(spec, random);
-      choose_form(spec, random);
-      choose_als(spec, random);
-      if (possible(spec)) specs.push_back(spec);
-    }
-  }
-  return specs;
-}
+std::vector<TileSpec> grid_of_als_specs(std::mt19937_64& random) { return grid_of_row_specs(random, choose_als); }
+
+std::vector<TileSpec> grid_of_whole_specs(std::mt19937_64& random) { return grid_of_row_specs(random, choose_whole); }
 
 }  // namespace halfquad::test

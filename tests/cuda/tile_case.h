@@ -75,6 +75,8 @@ class TileCase {
 [[nodiscard]] std::vector<TileSpec> grid_of_specs(std::mt19937_64& random);
 /// The same for als.
 [[nodiscard]] std::vector<TileSpec> grid_of_als_specs(std::mt19937_64& random);
+/// The same for whole zeros.
+[[nodiscard]] std::vector<TileSpec> grid_of_whole_specs(std::mt19937_64& random);
 /// A random one of them.
 [[nodiscard]] TileSpec random_spec(std::mt19937_64& random);
 

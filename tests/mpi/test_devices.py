@@ -16,12 +16,20 @@ import test_ranks
 from test_formats import files_of
 from test_ranks import DONE, OPTIONS, USAGE, report_of
 
-FORMATS = {  # whose zeros have any value
-    "hdf5": ["--bits", "3", "--solver", "als", "--group-size", "32"],
-    "mlx": ["--bits", "5", "--solver", "hqq"],
-    "torchao": ["--solver", "als"],
-    "gguf": ["--bits", "5", "--solver", "als"],
-}
+FORMATS = [  # whose zeros have any value
+    ["hdf5", "--bits", "3", "--solver", "als", "--group-size", "32"],
+    ["mlx", "--bits", "5", "--solver", "hqq"],
+    ["torchao", "--solver", "als"],
+    ["gguf", "--bits", "5", "--solver", "als"],
+]
+WHOLE_ZEROS = [  # with column weights and without, sizes in registers and others
+    ["compressed-tensors", "--importance", "weights"],
+    ["compressed-tensors", "--bits", "8", "--symmetric", "--solver", "rtn", "--group-size", "row"],
+    ["compressed-tensors", "--symmetric", "--solver", "hqq", "--scale-dtype", "bf16"],
+    ["awq", "--importance", "none", "--group-size", "128"],
+    ["gptq", "--bits", "3", "--group-size", "32", "--importance", "weights"],
+    ["gguf", "--symmetric", "--importance", "weights"],
+]
 
 
 class DevicesTest(test_ranks.RanksTest):
@@ -75,19 +83,29 @@ class DevicesTest(test_ranks.RanksTest):
                 self.assertEqual(len(report["ranks"][0]["devices"]), devices)
                 self.assertNotIn("warn:", error)
 
-    def test_devices_solve_for_other_formats(self):
+    def expect_the_hosts_files(self, form: str, options: list, ranks: int, devices: int):
         model, host = self.root / "layers", self.root / "host"
-        self.run_to_end([OPTIONS.halfquad, "synth", model, "--layers", "1", "--progress", "none"])
-        for form, options in FORMATS.items():
+        if not model.exists():
+            self.run_to_end([OPTIONS.halfquad, "synth", model, "--layers", "1", "--progress", "none"])
+        command = [OPTIONS.halfquad, "quantize", model, "--format", form, *options, *test_ranks.QUIET, "--devices"]
+        shutil.rmtree(host, ignore_errors=True)
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.run_to_end([*command, "none", host])
+        on_devices = [*command, "all", "--devices-only", self.out]
+        self.run_to_end(self.mpirun(ranks, on_devices) if ranks > 1 else on_devices, DONE, self.environment(devices))
+        self.assertEqual(files_of(self.out), files_of(host))
+        totals = report_of(self.out)["totals"]
+        self.assertEqual(totals["device_weights"], totals["quantized_weights"])
+
+    def test_devices_solve_for_other_formats(self):
+        for form, *options in FORMATS:
             with self.subTest(format=form):
-                command = [OPTIONS.halfquad, "quantize", model, "--format", form, *options, *test_ranks.QUIET, "--devices"]
-                shutil.rmtree(host, ignore_errors=True)
-                shutil.rmtree(self.out, ignore_errors=True)
-                self.run_to_end([*command, "none", host])
-                self.run_to_end([*command, "all", "--devices-only", self.out], DONE, self.environment(2))
-                self.assertEqual(files_of(self.out), files_of(host))
-                totals = report_of(self.out)["totals"]
-                self.assertEqual(totals["device_weights"], totals["quantized_weights"])
+                self.expect_the_hosts_files(form, options, 1, 2)
+
+    def test_devices_search_whole_zeros(self):
+        for i, (form, *options) in enumerate(WHOLE_ZEROS):
+            with self.subTest(format=form, options=options):
+                self.expect_the_hosts_files(form, options, 1 + i % 2, 1 + i // 2 % 2)
 
     def test_ranks_divide_the_devices_of_a_machine(self):
         for ranks, devices, counts in ((2, 2, [1, 1]), (2, 8, [4, 4]), (4, 2, [1, 1, 1, 1]), (3, 4, [2, 1, 1])):

@@ -30,7 +30,7 @@ void solve_stored(Solver& solver, const DeviceTile& tile, const GroupBlock& bloc
     stored[g] = std::max(round_to(tile.stored, target.scale[g]), 0x1p-24F);
     inverse[g] = 1 / target.scale[g];
   }
-  if (tile.spec.solver == SolverKind::kAls) {
+  if (tile.spec.solver == SolverKind::kAls && tile.spec.zeros == ZeroKind::kFloat) {
     solver.refit_zeros(block, tile.spec.width, {inverse.data(), target.scale, target.zero}, stored.data(), target.zero);
   }
   const float middle = tile.form->middle;

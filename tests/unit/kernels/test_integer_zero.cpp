@@ -224,6 +224,25 @@ TEST_P(IntegerZero, LeavesNoErrorWhereThereNeedBeNone) {
   }
 }
 
+// Where nothing is clamped neighbouring zeros leave the same error; of small groups few are tried at all.
+TEST_P(IntegerZero, ChoosesAmongEqualZerosAsTheReferenceDoes) {
+  std::mt19937_64 random(11);
+  std::normal_distribution<double> gauss;
+  constexpr std::int64_t kGroups = 512, kElems = 16;
+  for (const CodeWidth width : {CodeWidth::k2, CodeWidth::k4, CodeWidth::k5, CodeWidth::k8}) {
+    RandomBlock block(random, {.groups = kGroups, .group_elems = kElems}, DType::kF32, Weights::kGauss, 1);
+    for (std::int64_t i = 0; i < kGroups * kElems; ++i) {
+      block.set(i / kElems, i % kElems, std::nearbyint(gauss(random) * 64) / 64);
+    }
+
+    const Outcome want = solve(*reference_, block, 0, request_of(ZeroKind::kInteger, width));
+    const Outcome got = solve(*solver_, block, 0, request_of(ZeroKind::kInteger, width));
+
+    SCOPED_TRACE(name_of(width));
+    expect_same(got, want);
+  }
+}
+
 TEST_P(IntegerZero, OfRoundToNearestCanBeCheckedByHand) {
   const std::vector<float> w = {-1, 0, 0.5F, 2, 1, 1, 1, 3};  // ranges -1..2 and, extended, 0..3
   std::vector<std::uint8_t> codes(8);
