@@ -1,4 +1,5 @@
 // Tokenizers of tokenizer.json: every component by itself, whole ones against the tokenizers library, what is refused.
+#include <dlfcn.h>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -260,6 +261,15 @@ TEST(Unicode, FindsWhereATextStopsBeingUtf8) {
   EXPECT_EQ(valid_utf8_bytes("\xED\xA0\x80"), 0U);  // half of a surrogate pair
   EXPECT_EQ(valid_utf8_bytes("ab\xC0\x80"), 2U);
   EXPECT_EQ(valid_utf8_bytes(std::string_view("\0", 1)), 1U);
+}
+
+TEST(Tokenizer, LeavesRegularExpressionsOfTheCLibraryAlone) {
+  for (const char* name : {"regcomp", "regexec", "regerror", "regfree"}) {
+    void* const found = dlsym(RTLD_DEFAULT, name);
+    Dl_info info{};
+    ASSERT_NE(dladdr(found, &info), 0) << name;
+    EXPECT_THAT(info.dli_fname, testing::Not(testing::HasSubstr("onig"))) << name;
+  }
 }
 
 }  // namespace
