@@ -138,7 +138,7 @@ TEST_F(JobMonitorTest, CommandsTellHowTheyEnded) {
   EXPECT_EQ(quantized.at("command").at(1).as_string(), "quantize");
   const auto refused = ends({"quantize", path("m"), path("q")}, 2, "failed");
   EXPECT_THAT(std::string(refused.at("error").as_string()), HasSubstr("exists"));
-  ends({"convert", path("q"), path("c"), "--format", "hdf5"}, 0, "done");
+  ends({"convert", path("q"), path("c"), "--format", "mlx"}, 0, "done");
   const auto verified = ends({"verify", path("q"), "--source", path("m")}, 0, "done");
   EXPECT_EQ(verified.at("done").at("source_bytes"), verified.at("total").at("source_bytes"));
   ends({"dequantize", path("q"), path("d")}, 0, "done");

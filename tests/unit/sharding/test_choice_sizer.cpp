@@ -97,7 +97,9 @@ TEST(ChoiceSizer, SizesOfOneOfEachAreThoseOfTheWholeModel) {
   Recipe recipe;
   recipe.rules = {parse_rule("layers\\.4\\..*down_proj=bits:8,group-size:64"), parse_rule("experts\\.3\\.=keep:on")};
   recipe.skip = {"layers\\.7\\.self_attn"};
-  for (const std::string name : {"hqq", "mlx", "compressed-tensors", "gptq", "torchao", "awq", "hdf5"}) {
+  std::vector<std::string> names = {"hqq", "mlx", "compressed-tensors", "gptq", "torchao", "awq"};
+  if (HALFQUAD_TEST_WITH_HDF5) names.emplace_back("hdf5");
+  for (const std::string& name : names) {
     for (const bool with_rules : {false, true}) {
       if (with_rules && (name == "torchao" || name == "awq")) continue;  // no 8 bit
       SCOPED_TRACE(name + (with_rules ? " with rules" : ""));
