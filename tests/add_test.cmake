@@ -25,7 +25,7 @@ function(halfquad_add_test)
   if(precompiled)
     target_precompile_headers(${ARG_NAME} REUSE_FROM halfquad_test_headers)
     # GCC 12 sees strings written beyond their ends in headers that it does not know as the system's any more.
-    target_compile_options(${ARG_NAME} PRIVATE -Wno-array-bounds)
+    target_compile_options(${ARG_NAME} PRIVATE -Wno-array-bounds -Wno-stringop-overflow)
   endif()
   target_compile_definitions(${ARG_NAME} PRIVATE
     HALFQUAD_GOLDEN_DIR="${PROJECT_SOURCE_DIR}/tests/golden" HALFQUAD_TEST_WITH_HDF5=$<BOOL:${HALFQUAD_WITH_HDF5}>)
