@@ -84,10 +84,10 @@ class LayerConverter {
     return std::nullopt;
   }
 
-  /// Whether groups with `spec` are the layer's, or parts of them, and have room for its codes.
+  /// Whether groups of the decision's spec are the layer's, or parts of them, and have room for its codes.
   [[nodiscard]] bool is_given(const Decision& decision) const {
     const QuantSpec& spec = decision.spec;
-    if (!decision.unscaled.empty() && has_scale()) return false;
+    if (loses_scale(decision)) return false;
     if (spec.grid != layer_.spec.grid) return false;
     if (!spec.channel_wise || spec.super_blocks || qmax(spec.width) < qmax(layer_.spec.width)) return false;
     const bool columns = layer_.spec.channel_wise && layer_.spec.axis == 0;
@@ -148,12 +148,14 @@ class LayerConverter {
     return !to_.why_not(spec, rows_, layer_.cols);
   }
 
-  [[nodiscard]] bool has_scale() const { return layer_.tensor_scale != 1 || !layer_.part_scales.empty(); }
+  /// Whether it has a tensor scale and the target keeps none.
+  [[nodiscard]] bool loses_scale(const Decision& decision) const {
+    return !decision.unscaled.empty() && (layer_.tensor_scale != 1 || !layer_.part_scales.empty());
+  }
 
   [[nodiscard]] std::string why_solved_again(const Decision& decision) const {
     const QuantSpec& spec = decision.spec;
-    if (!decision.unscaled.empty() && has_scale())
-      return "no scale for the tensor, which llama.cpp does not apply here";
+    if (loses_scale(decision)) return "no scale for the tensor, which llama.cpp does not apply here";
     if (spec.grid != layer_.spec.grid) return fmt::format("{} has no {} codes", to_.name(), name_of(layer_.spec.grid));
     if (qmax(spec.width) < qmax(layer_.spec.width)) {
       return fmt::format("{} bits instead of {}", name_of(spec.width), name_of(layer_.spec.width));
