@@ -13,6 +13,8 @@
 #   HALFQUAD_REQUEUE         scontrol (default), exit (sites whose RequeueExit does it), or no
 #   HALFQUAD_REQUEUE_EXIT    exit code of a job that is to go on (default: 75)
 #   HALFQUAD_MAX_RESTARTS    starts after which a job is left to a person (default: 100)
+#   HALFQUAD_TERM_WAIT       seconds in which Slurm's own SIGTERM reaches the ranks, if it is sent to them at all; then
+#                            the script's is passed on (default: 10)
 
 HQ_INTERRUPTED=75         # halfquad's exit code when the same command can go on
 HQ_USAGE=2
@@ -20,7 +22,6 @@ HQ_CRASH_RESTARTS=3       # of a job that has finished nothing new in its last r
 HQ_TASK_WAIT_SECONDS=60   # that the other ranks have for an end of their own when one has ended
 HQ_LOCK_ATTEMPTS=10       # of a restart that finds OUT in use, HQ_LOCK_SECONDS apart
 HQ_LOCK_SECONDS=15
-HQ_TERM_WAIT_SECONDS=10   # within which Slurm's own SIGTERM has reached the ranks, if it is sent to them at all
 
 hq_say() { printf '%(%F %T)T halfquad job %s: %s\n' -1 "$hq_id" "$*"; }
 
@@ -115,7 +116,7 @@ hq_on_usr1() {
 hq_on_term() {
   hq_say 'SIGTERM'
   [[ -z $hq_asked && -z $hq_timer ]] || return 0
-  (sleep "$HQ_TERM_WAIT_SECONDS" && kill -USR1 "$hq_pid" 2>/dev/null) &
+  (sleep "${HALFQUAD_TERM_WAIT:-10}" && kill -USR1 "$hq_pid" 2>/dev/null) &
   hq_timer=$!
 }
 

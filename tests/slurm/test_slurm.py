@@ -50,7 +50,7 @@ class SignalTest(SlurmCase):
         for options in (["--batch", "--signal=USR1"], ["--signal=TERM"], ["--signal=USR1"], ["--full", "--signal=TERM"],
                         ["--batch", "--signal=TERM"]):
             with self.subTest(scancel=options):
-                job = self.submit_slow()
+                job = self.submit_slow(settings=["HALFQUAD_TERM_WAIT=2"])  # a fast machine's slow job ends in ten seconds
                 self.cluster.slurm("scancel", *options, job)
                 self.assert_continues(job)
                 self.assert_log_says("the job is RUNNING", "is requeued and goes on at its next start")
