@@ -36,4 +36,16 @@ void decode_mxfp4(const std::byte* codes, const std::byte* scales, std::int64_t 
   }
 }
 
+void decode_ggml_mxfp4(const std::byte* in, std::int64_t blocks, float* out) noexcept {
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const float scale = e8m0_to_f32(std::to_integer<std::uint8_t>(*in++));
+    for (std::int64_t i = 0; i < kMxfp4BlockBytes; ++i) {
+      const auto pair = std::to_integer<std::size_t>(*in++);
+      out[i] = kE2M1[pair & 0xFU] * scale;
+      out[i + kMxfp4BlockBytes] = kE2M1[pair >> 4U] * scale;
+    }
+    out += kMxfp4Block;
+  }
+}
+
 }  // namespace halfquad

@@ -18,5 +18,7 @@ inline constexpr std::int64_t kMxfp4BlockBytes = 16;
 /// `blocks` blocks as fp32: exact, but for overflow to infinity beyond 2^126. A scale byte of 255 gives NaN.
 /// `codes` holds 16 bytes and `scales` one byte a block.
 void decode_mxfp4(const std::byte* codes, const std::byte* scales, std::int64_t blocks, float* out) noexcept;
+/// The same of ggml's blocks: the scale's byte, then 16 bytes with the block's first half in the low nibbles.
+void decode_ggml_mxfp4(const std::byte* in, std::int64_t blocks, float* out) noexcept;
 
 }  // namespace halfquad

@@ -15,6 +15,7 @@
 #include "io/gguf_files.h"
 #include "io/gguf_types.h"
 #include "kernels/ggml_blocks.h"
+#include "kernels/mxfp4.h"
 #include "runtime/check.h"
 #include "runtime/checked.h"
 #include "runtime/text.h"
@@ -24,21 +25,39 @@ namespace {
 
 constexpr std::string_view kWeight = ".weight";
 
-/// Reads a tensor of Q8_0, or some whole rows of one.
-class Q8Decoder final : public TensorDecoder {
+/// A type whose blocks of 32 weights are taken as a source.
+struct DecodedType {
+  GgmlTypeId id;
+  void (*decode)(const std::byte* blocks, std::int64_t count, float* weights) noexcept;
+};
+
+void decode_q8_0(const std::byte* blocks, std::int64_t count, float* weights) noexcept {
+  dequantize_q8_0(blocks, count * kGgmlBlockElems, weights);
+}
+
+static_assert(kMxfp4Block == kGgmlBlockElems);
+constexpr std::array kDecodedTypes = {DecodedType{GgmlTypeId::kQ8_0, decode_q8_0},
+                                      DecodedType{GgmlTypeId::kMXFP4, decode_ggml_mxfp4}};
+
+/// Reads a tensor of such a type, or some whole rows of one.
+class BlockDecoder final : public TensorDecoder {
  public:
-  Q8Decoder(int file, std::uint64_t offset) : file_(file), offset_(offset) {}
+  BlockDecoder(const DecodedType& type, int file, std::uint64_t offset)
+      : decode_(type.decode),
+        stored_(static_cast<std::uint64_t>(ggml_type(type.id).block_bytes)),
+        file_(file),
+        offset_(offset) {}
 
   void read(std::span<const std::unique_ptr<ReadFile>> files, const ByteRange& range, std::span<std::byte> scratch,
             std::byte* out) const override {
-    HALFQUAD_REQUIRE(scratch.size() >= ReadFile::kSlack + kStored, kOutOfMemory, "no room to decode a block of Q8_0");
-    const std::uint64_t most = (scratch.size() - ReadFile::kSlack) / kStored;
+    HALFQUAD_REQUIRE(scratch.size() >= ReadFile::kSlack + stored_, kOutOfMemory, "no room to decode a block");
+    const std::uint64_t most = (scratch.size() - ReadFile::kSlack) / stored_;
     const std::uint64_t end = range.offset + range.bytes;
     for (std::uint64_t at = range.offset; at < end;) {
       const std::uint64_t first = at / kDecoded;
       const std::uint64_t count = std::min(ceil_div(end, kDecoded) - first, most);
       const std::span<const std::byte> blocks =
-          files[static_cast<std::size_t>(file_)]->read(offset_ + first * kStored, count * kStored, scratch);
+          files[static_cast<std::size_t>(file_)]->read(offset_ + first * stored_, count * stored_, scratch);
       const std::uint64_t stop = std::min(end, (first + count) * kDecoded);
       decode(blocks, {at - first * kDecoded, stop - at}, out);
       out += stop - at;
@@ -46,24 +65,20 @@ class Q8Decoder final : public TensorDecoder {
     }
   }
 
-  [[nodiscard]] double stored_per_byte() const noexcept override { return static_cast<double>(kStored) / kDecoded; }
-
-  /// Bytes of a block, in the file and decoded.
-  static constexpr std::uint64_t kStored = 34;
-  static constexpr std::uint64_t kDecoded = kGgmlBlockElems * sizeof(float);
+  [[nodiscard]] double stored_per_byte() const noexcept override { return static_cast<double>(stored_) / kDecoded; }
 
  private:
+  static constexpr std::uint64_t kDecoded = kGgmlBlockElems * sizeof(float);  // bytes of a block
   static constexpr std::uint64_t kStrip = 16;  // blocks decoded at a time: they stay in the fastest cache
 
   /// `range` of what the blocks decode to.
-  static void decode(std::span<const std::byte> blocks, const ByteRange& range, std::byte* out) {
+  void decode(std::span<const std::byte> blocks, const ByteRange& range, std::byte* out) const {
     std::array<float, kStrip * kGgmlBlockElems> weights{};
     const std::uint64_t end = range.offset + range.bytes;
     for (std::uint64_t at = range.offset; at < end;) {
       const std::uint64_t first = at / kDecoded;
       const std::uint64_t count = std::min(kStrip, ceil_div(end, kDecoded) - first);
-      dequantize_q8_0(blocks.data() + first * kStored, static_cast<std::int64_t>(count) * kGgmlBlockElems,
-                      weights.data());
+      decode_(blocks.data() + first * stored_, static_cast<std::int64_t>(count), weights.data());
       const std::uint64_t bytes = std::min(end, (first + count) * kDecoded) - at;
       std::memcpy(out, reinterpret_cast<const std::byte*>(weights.data()) + (at - first * kDecoded), bytes);
       out += bytes;
@@ -71,6 +86,8 @@ class Q8Decoder final : public TensorDecoder {
     }
   }
 
+  decltype(DecodedType::decode) decode_;
+  std::uint64_t stored_;  // bytes of a block in the file
   int file_;
   std::uint64_t offset_;
 };
@@ -170,8 +187,10 @@ class TensorsOfModel {
     tensor.shape = shape;
     tensor.file = place.file;
     tensor.offset = place.offset;
-    if (stored.type == ggml_type(GgmlTypeId::kQ8_0).id) {
-      tensor.decoder = std::make_shared<Q8Decoder>(place.file, place.offset);
+    const auto decoded = std::ranges::find_if(
+        kDecodedTypes, [&](const DecodedType& type) { return ggml_type(type.id).id == stored.type; });
+    if (decoded != kDecodedTypes.end()) {
+      tensor.decoder = std::make_shared<BlockDecoder>(*decoded, place.file, place.offset);
     } else if (const std::optional<DType> dtype = gguf_plain_dtype(stored.type)) {
       tensor.dtype = *dtype;
     } else {
@@ -186,8 +205,8 @@ class TensorsOfModel {
   [[noreturn]] void refuse(const GgufTensor& tensor, const GgufFiles::Place& place) const {
     const GgmlType* type = find_ggml_type(tensor.type);
     throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: tensor {} is {}, quantized already; give a GGUF file of the model with F32, F16, BF16 "
-                            "or Q8_0 weights instead",
+                fmt::format("{}: tensor {} is {}, quantized already; give a GGUF file of the model with F32, F16, "
+                            "BF16, Q8_0 or MXFP4 weights instead",
                             quoted(files_.files[static_cast<std::size_t>(place.file)].path.string()),
                             quoted(tensor.name), type == nullptr ? "of an unknown type" : type->name));
   }

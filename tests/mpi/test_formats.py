@@ -162,8 +162,8 @@ class RanksTest(Jobs):
 
     def test_a_gguf_source_gives_the_same_bytes_to_any_ranks(self):
         source = self.root / "source.gguf"
-        # Most of it BF16, a layer and the embedding Q8_0.
-        rules = [".*=keep:on", r"layers\.0\.mlp\.down_proj|embed_tokens=bits:8"]
+        # Most of it BF16, a layer and the embedding Q8_0, another MXFP4.
+        rules = [".*=keep:on", r"layers\.0\.mlp\.down_proj|embed_tokens=bits:8", r"layers\.1\.mlp\.up_proj=type:mxfp4"]
         self.run_to_end([OPTIONS.halfquad, "quantize", self.model, source, "--group-size", "32", *QUIET,
                          *(word for rule in rules for word in ("--rule", rule))])
         expected = None

@@ -69,6 +69,27 @@ TEST(Mxfp4, TheSmallestScalesAreExactAndTheLastIsNoNumber) {
   EXPECT_TRUE(std::isnan(out[64]));
 }
 
+TEST(Mxfp4, BlocksOfGgmlHaveTheirScaleInFrontAndTheirFirstHalfInTheLowNibbles) {
+  std::vector<std::byte> in(2 * (1 + kMxfp4BlockBytes), std::byte{0});
+  in[0] = std::byte{127};
+  in[1] = std::byte{0x21};   // .5 of the first half, 1 of the second
+  in[16] = std::byte{0xF7};  // 6, -6
+  in[17] = std::byte{0};     // 2^-127
+  in[18] = std::byte{0x13};  // 1.5, .5
+  std::vector<float> out(2 * kMxfp4Block, 99.0F);
+
+  decode_ggml_mxfp4(in.data(), 2, out.data());
+
+  std::vector<float> wanted(out.size(), 0.0F);
+  wanted[0] = 0.5F;
+  wanted[16] = 1.0F;
+  wanted[15] = 6.0F;
+  wanted[31] = -6.0F;
+  wanted[32] = 1.5F * 0x1p-127F;
+  wanted[48] = 0x1p-128F;
+  EXPECT_EQ(out, wanted);
+}
+
 TEST(Mxfp4, MeetsTheGoldensExactly) {
   const auto folder = std::filesystem::path(HALFQUAD_GOLDEN_DIR) / "sources";
   const auto blocks = test::read_golden_file(folder / "gpt_oss/model-00001-of-00002.safetensors");

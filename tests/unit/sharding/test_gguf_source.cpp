@@ -1,3 +1,5 @@
+#include <array>
+#include <cmath>
 #include <cstring>
 #include <random>
 #include <string>
@@ -45,6 +47,26 @@ std::pair<std::string, std::vector<float>> random_q8(std::size_t count) {
       const auto code = static_cast<std::int8_t>(random());
       blocks += static_cast<char>(code);
       weights.push_back(static_cast<float>(code) * f16_to_f32(d));
+    }
+  }
+  return {blocks, weights};
+}
+
+/// Blocks of MXFP4 with scales of all sizes, and what they stand for.
+std::pair<std::string, std::vector<float>> random_mxfp4(std::size_t count) {
+  constexpr std::array<float, 16> kValues = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6, -0.F, -0.5F, -1, -1.5F, -2, -3, -4, -6};
+  std::string blocks;
+  std::vector<float> weights;
+  std::mt19937 random(static_cast<unsigned>(count));
+  for (std::size_t block = 0; block < count; ++block) {
+    const int exponent = static_cast<int>(block * 7 % 250);
+    blocks += static_cast<char>(exponent);
+    const std::string codes = random_bytes(16);
+    blocks += codes;
+    for (const unsigned shift : {0U, 4U}) {  // the first 16 weights lie in the low halves
+      for (const char byte : codes) {
+        weights.push_back(std::ldexp(kValues[static_cast<unsigned char>(byte) >> shift & 15U], exponent - 127));
+      }
     }
   }
   return {blocks, weights};
@@ -107,20 +129,22 @@ TEST_F(GgufSourceTest, TakesElementsOfEveryDtypeAsTheyAre) {
   }
 }
 
-TEST_F(GgufSourceTest, DecodesQ8InPiecesOfAnySize) {
+TEST_F(GgufSourceTest, DecodesBlocksInPiecesOfAnySize) {
   constexpr std::int64_t kRows = 50;
-  const auto [blocks, weights] = random_q8(3 * kRows);
+  for (const GgmlTypeId type : {GgmlTypeId::kQ8_0, GgmlTypeId::kMXFP4}) {
+    const auto [blocks, weights] = type == GgmlTypeId::kQ8_0 ? random_q8(3 * kRows) : random_mxfp4(3 * kRows);
 
-  const Checkpoint model = open({{"first", {7}}, {"q8", {96, kRows}, GgmlTypeId::kQ8_0, blocks}});
+    const Checkpoint model = open({{"first", {7}}, {"blocks", {96, kRows}, type, blocks}});
 
-  const SourceTensor& tensor = *model.find("q8");
-  EXPECT_EQ(name_of(tensor.dtype), "F32");
-  EXPECT_THAT(tensor.shape, ElementsAre(kRows, 96));
-  EXPECT_EQ(tensor.stored_bytes(), blocks.size());
-  EXPECT_EQ(model.find("first")->stored_bytes(), 28U);
-  const std::string wanted = bytes_of(weights.data(), weights.size());
-  for (const std::uint64_t step : {wanted.size(), std::size_t{4}, std::size_t{37 * 4}, std::size_t{96 * 4}}) {
-    EXPECT_TRUE(read(model, "q8", step) == wanted) << "by " << step;
+    const SourceTensor& tensor = *model.find("blocks");
+    EXPECT_EQ(name_of(tensor.dtype), "F32");
+    EXPECT_THAT(tensor.shape, ElementsAre(kRows, 96));
+    EXPECT_EQ(tensor.stored_bytes(), blocks.size());
+    EXPECT_EQ(model.find("first")->stored_bytes(), 28U);
+    const std::string wanted = bytes_of(weights.data(), weights.size());
+    for (const std::uint64_t step : {wanted.size(), std::size_t{4}, std::size_t{37 * 4}, std::size_t{96 * 4}}) {
+      EXPECT_TRUE(read(model, "blocks", step) == wanted) << ggml_type(type).name << " by " << step;
+    }
   }
 }
 
@@ -147,7 +171,7 @@ TEST_F(GgufSourceTest, DividesExpertsIntoMatrices) {
 TEST_F(GgufSourceTest, RefusesEveryOtherQuantizedTypeByName) {
   int refused = 0;
   for (const GgmlType& type : ggml_types()) {
-    if (gguf_plain_dtype(type.id) || type.name == "Q8_0") continue;
+    if (gguf_plain_dtype(type.id) || type.name == "Q8_0" || type.name == "MXFP4") continue;
     ++refused;
     const auto id = static_cast<GgmlTypeId>(type.id);
     test::expect_error(ErrorCode::kBadInput, {"m.gguf\": tensor \"a.weight\" is ", type.name, "quantized already"},
@@ -155,7 +179,7 @@ TEST_F(GgufSourceTest, RefusesEveryOtherQuantizedTypeByName) {
                          open({{"n", {8}}, {"a.weight", {256, 2}, id}});
                        });
   }
-  EXPECT_EQ(refused, 26);
+  EXPECT_EQ(refused, 25);
 }
 
 TEST_F(GgufSourceTest, ReadsTensorsOfAllParts) {
