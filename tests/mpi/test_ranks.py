@@ -120,6 +120,15 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def what_it_does(pid: int) -> str:
+    """Where a process' threads wait in the kernel."""
+    try:
+        return f"{pid}: " + ", ".join(f"{(task / 'comm').read_text().strip()} {(task / 'stat').read_text().split(') ')[1][0]} "
+                                      f"{(task / 'wchan').read_text()}" for task in Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return f"{pid}: gone"
+
+
 def kill(pid: int, number: int = signal.SIGKILL):
     try:
         os.kill(pid, number)
@@ -221,8 +230,8 @@ class RanksTest(unittest.TestCase):
 
     def assert_none_left(self, seconds: float = 10):
         deadline = time.monotonic() + seconds
-        while self.processes():
-            self.assertLess(time.monotonic(), deadline, "processes stayed behind")
+        while left := self.processes():
+            self.assertLess(time.monotonic(), deadline, f"processes stayed behind: {list(map(what_it_does, left))}")
             time.sleep(0.02)
 
     def assert_complete(self):

@@ -49,6 +49,7 @@ int threads_of_this_process() {
 
 TEST_P(GemmTest, RunsInTheCallingThreadAlone) {
   const GemmProblem sizes = {.m = 300, .n = 300, .k = 300, .a_stride = 300, .b_stride = 300, .c_stride = 300};
+  std::thread([] {}).join();  // with the first one, ThreadSanitizer starts one of its own
   const int before = threads_of_this_process();
 
   std::vector<std::thread> workers;
@@ -62,7 +63,9 @@ TEST_P(GemmTest, RunsInTheCallingThreadAlone) {
   test::expect_right_product(*gemm_, sizes);
 
   EXPECT_EQ(threads_of_this_process(), before);
+#ifndef __SANITIZE_THREAD__
   EXPECT_EQ(before, 1);
+#endif
 }
 
 TEST_P(GemmTest, HasAName) { EXPECT_FALSE(gemm_->name().empty()); }

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "format_limits.h"
 #include "header_checkpoint.h"
 #include "sharding/choice_sizer.h"
 #include "sharding/fused_parts.h"
@@ -48,9 +49,7 @@ struct Sized {
       : checkpoint(tensors, kMoe),
         format(*format_named(name)),
         recipe(std::move(its_recipe)),
-        limits{.adapt = [this](QuantSpec& spec, std::int64_t cols) { format.adapt(spec, cols); },
-               .why_not = [this](const QuantSpec& spec, std::int64_t rows,
-                                 std::int64_t cols) { return format.why_not(spec, rows, cols); }},
+        limits(test::limits_of(format)),
         outline(*checkpoint, recipe),
         sizer({*checkpoint, recipe, format, limits, DType::kF16, texts, outline}) {}
 

@@ -8,6 +8,7 @@
 #include "sharding/fused_parts.h"
 #include "sharding/rules.h"
 #include "tests/support/expect_error.h"
+#include "tests/unit/sharding/format_limits.h"
 #include "tests/unit/sharding/header_checkpoint.h"
 
 namespace halfquad {
@@ -17,10 +18,8 @@ namespace {
 struct Settled {
   Settled(std::string_view format, const std::string& recipe, bool fallback = false) : checkpoint(llama_tensors()) {
     const Format& chosen = *format_named(format);
-    const SpecLimits limits{.adapt = [&chosen](QuantSpec& spec, std::int64_t cols) { chosen.adapt(spec, cols); },
-                            .why_not = [&chosen](const QuantSpec& spec, std::int64_t rows,
-                                                 std::int64_t cols) { return chosen.why_not(spec, rows, cols); },
-                            .group_fallback = fallback};
+    SpecLimits limits = test::limits_of(chosen);
+    limits.group_fallback = fallback;
     decisions = decide(*checkpoint, parse_recipe(recipe, "test"), limits);
     chosen.settle(*checkpoint, decisions);
   }

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include "format_limits.h"
 #include "header_checkpoint.h"
 #include "sharding/choice_sizer.h"
 #include "sharding/output_layout.h"
@@ -17,9 +18,7 @@ constexpr char kLlama[] = R"({"model_type": "llama"})";
 class SpecChooser : public testing::Test {
  protected:
   [[nodiscard]] SizedChoice size(const SpecChoice& choice, const Format& format = hqq_format()) const {
-    const SpecLimits limits{.adapt = [&](QuantSpec& spec, std::int64_t cols) { format.adapt(spec, cols); },
-                            .why_not = [&](const QuantSpec& spec, std::int64_t rows,
-                                           std::int64_t cols) { return format.why_not(spec, rows, cols); }};
+    const SpecLimits limits = test::limits_of(format);
     const SourceTexts texts;
     const ModelOutline outline(*checkpoint_, recipe_);
     return ChoiceSizer({*checkpoint_, recipe_, format, limits, DType::kF16, texts, outline}).size(choice);
