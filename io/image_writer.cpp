@@ -18,6 +18,8 @@ namespace {
 
 using Path = std::filesystem::path;
 
+constexpr std::size_t kWritebackBytes = 64 << 10;
+
 /// Why a file is not yet, or not at all, the one to write into.
 struct Obstacle {
   std::string what;
@@ -123,7 +125,8 @@ void ImageWriter::write(std::size_t tensor, std::uint64_t offset, std::span<cons
                                slot.bytes, quoted(slot.name)));
   const std::uint64_t at = image_.offsets[tensor] + offset;
   file_->write(at, data);
-  file_->start_writeback(at, data.size());
+  // The pages of small pieces get more of them soon, and are written when they are synced.
+  if (data.size() >= kWritebackBytes) file_->start_writeback(at, data.size());
 }
 
 void ImageWriter::sync() { file_->sync(); }

@@ -285,7 +285,7 @@ std::string serialize_safetensors_header(std::span<const TensorEntry> tensors,
   const std::uint64_t length = out.size() - kLengthBytes;
   HALFQUAD_REQUIRE(length <= kMaxHeaderBytes, kBadInput,
                    fmt::format("the output's header would take {} bytes, more than the {} that readers of safetensors "
-                               "accept; the model has too many tensors for one file",
+                               "accept: too many tensors for one file; pass --max-shard-size, or a smaller one",
                                length, kMaxHeaderBytes));
   for (std::size_t i = 0; i < kLengthBytes; ++i) {
     out[i] = static_cast<char>(length >> (kBitsPerByte * i) & 0xFFU);

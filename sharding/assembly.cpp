@@ -15,6 +15,7 @@ namespace {
 constexpr std::string_view kProbeName = "probe";
 constexpr std::uint64_t kProbeBytes = 256;
 constexpr std::uint64_t kMostReceiveBytes = 256ULL << 20;
+constexpr std::uint64_t kMostCombineBytes = 512ULL << 20;  // two of the largest tensors of a model of 400 B weights
 
 std::filesystem::path probe_path(const std::filesystem::path& partial) { return partial / kPrivateFolder / kProbeName; }
 
@@ -97,6 +98,12 @@ AssemblyMemory assembly_memory(const AssemblyRole& role, int self, const Plan& p
     memory.receive = std::max(largest, std::min({memory_bytes / 4, rest, kMostReceiveBytes}));
   }
   return memory;
+}
+
+std::uint64_t combining_memory(const OutputLayout& layout, std::uint64_t free_bytes) {
+  const bool transposed = std::any_of(layout.contents().begin(), layout.contents().end(),
+                                      [](const OutputTensor& content) { return content.blocks.across_runs; });
+  return transposed ? std::min(free_bytes / 4, kMostCombineBytes) : 0;
 }
 
 void leave_probe(FileSystem& fs, const std::filesystem::path& partial, std::string_view token) {

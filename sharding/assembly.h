@@ -48,6 +48,11 @@ struct AssemblyMemory {
 [[nodiscard]] AssemblyMemory assembly_memory(const AssemblyRole& role, int self, const Plan& plan, int senders,
                                              std::uint64_t memory_bytes);
 
+/// Memory for holding tiles of transposed tensors, so that what lies side by side is written at once
+/// (WeightFiles::combine); nothing where `layout` has no such tensors. `free_bytes`: of the budget, beyond the least
+/// that the rank needs. Bytes.
+[[nodiscard]] std::uint64_t combining_memory(const OutputLayout& layout, std::uint64_t free_bytes);
+
 /// The file that tells whether ranks see the same file system: rank 0 writes `token` into OUT.partial, the others look
 /// for it.
 void leave_probe(FileSystem& fs, const std::filesystem::path& partial, std::string_view token);

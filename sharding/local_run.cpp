@@ -105,6 +105,7 @@ void LocalRun::close() noexcept {
 
 void LocalRun::open_store() {
   if (!place_.role.writes(place_.rank)) return;
+  place_.files->combine(combining());
   journal_ =
       std::make_unique<JournalWriter>(job_.fs, JobFolder(job_.fs, job_.partial).journal(place_.run, place_.rank));
   keeper_ = std::make_unique<RecordKeeper>(
@@ -206,22 +207,33 @@ void LocalRun::run_pipeline() {
   HALFQUAD_REQUIRE(sender_.finish(), kInterrupted, "interrupted: the job was stopped");
 }
 
+// By sending and receiving.
+std::uint64_t LocalRun::taken() const {
+  const AssemblyMemory assembly = memory();
+  return assembly.send + assembly.receive;
+}
+
 AssemblyMemory LocalRun::memory() const {
   return assembly_memory(place_.role, place_.rank, job_.plan, sending_threads(job_.run.threads), job_.run.memory_bytes);
 }
 
-// What sending and receiving need comes out of the same budget.
+// Of the memory that the rank does not need at least.
+std::uint64_t LocalRun::combining() const {
+  if (!place_.role.writes(place_.rank)) return 0;
+  const std::uint64_t all = job_.run.memory_bytes;
+  return combining_memory(job_.layout, all - std::min(all, minimum_memory(job_.plan) + taken()));
+}
+
+// What sending, receiving and combining need comes out of the same budget.
 RunOptions LocalRun::pipeline_options() const {
   RunOptions options = job_.run;
   if (place_.role.sends(place_.rank)) options.writers = sending_threads(options.threads);
-  const AssemblyMemory assembly = memory();
-  const std::uint64_t taken = assembly.send + assembly.receive;
-  const std::uint64_t least = minimum_memory(job_.plan) + taken;
+  const std::uint64_t least = minimum_memory(job_.plan) + taken();
   HALFQUAD_REQUIRE(options.memory_bytes >= least, kOutOfMemory,
                    fmt::format("gathering results over ranks needs at least {} of buffers on this rank, but its budget "
                                "is {}; pass --memory {}MiB or more",
                                human_bytes(least), human_bytes(options.memory_bytes), (least + (1 << 20) - 1) >> 20));
-  options.memory_bytes -= taken;
+  options.memory_bytes -= taken() + combining();
   return options;
 }
 

@@ -68,6 +68,8 @@ class LocalRun {
   [[nodiscard]] std::optional<Error> store_error();
   void store_failed(std::exception_ptr error);
   [[nodiscard]] AssemblyMemory memory() const;
+  [[nodiscard]] std::uint64_t taken() const;
+  [[nodiscard]] std::uint64_t combining() const;
   [[nodiscard]] RunOptions pipeline_options() const;
   [[nodiscard]] int writer_of(std::size_t entry) const {
     return place_.role.writers[job_.layout.contents()[entry].file];

@@ -10,7 +10,31 @@
 namespace halfquad {
 namespace {
 
-constexpr std::uint64_t kMaxReadBytes = OpenCheckpoint::kScratchBytes - ReadFile::kSlack;
+/// Between two ranges, what is read along with them sooner than another request is made.
+constexpr std::uint64_t kLongestGap = 16 << 10;
+
+std::uint64_t end_of(const ByteRange& range) { return range.offset + range.bytes; }
+
+/// How many of the first ranges lie so near each other that one request is for all of them.
+std::size_t read_at_once(std::span<const ByteRange> ranges, std::uint64_t most_bytes) {
+  std::size_t count = 1;
+  while (count < ranges.size() && ranges[count].offset >= end_of(ranges[count - 1]) &&
+         ranges[count].offset - end_of(ranges[count - 1]) <= kLongestGap &&
+         end_of(ranges[count]) - ranges.front().offset <= most_bytes) {
+    ++count;
+  }
+  return count;
+}
+
+void read_range(ReadFile& file, std::uint64_t start, const ByteRange& range, std::span<std::byte> scratch,
+                std::byte* out) {
+  for (std::uint64_t done = 0; done < range.bytes;) {
+    const std::uint64_t bytes = std::min<std::uint64_t>(scratch.size() - ReadFile::kSlack, range.bytes - done);
+    const auto data = file.read(start + range.offset + done, bytes, scratch);
+    std::memcpy(out + done, data.data(), data.size());
+    done += bytes;
+  }
+}
 
 }  // namespace
 
@@ -20,14 +44,20 @@ OpenCheckpoint::OpenCheckpoint(FileSystem& fs, const Checkpoint& checkpoint, Rea
 
 void gather_ranges(ReadFile& file, std::uint64_t start, std::span<const ByteRange> ranges, std::span<std::byte> scratch,
                    std::byte* out) {
-  for (const ByteRange& range : ranges) {
-    for (std::uint64_t done = 0; done < range.bytes;) {
-      const std::uint64_t bytes = std::min(kMaxReadBytes, range.bytes - done);
-      const auto data = file.read(start + range.offset + done, bytes, scratch);
-      std::memcpy(out, data.data(), data.size());
-      out += bytes;
-      done += bytes;
+  while (!ranges.empty()) {
+    const std::size_t count = read_at_once(ranges, scratch.size() - ReadFile::kSlack);
+    if (count > 1) {
+      const std::uint64_t begin = ranges.front().offset;
+      const auto data = file.read(start + begin, end_of(ranges[count - 1]) - begin, scratch);
+      for (const ByteRange& range : ranges.first(count)) {
+        std::memcpy(out, data.data() + (range.offset - begin), range.bytes);
+        out += range.bytes;
+      }
+    } else {
+      read_range(file, start, ranges.front(), scratch, out);
+      out += ranges.front().bytes;
     }
+    ranges = ranges.subspan(count);
   }
 }
 

@@ -1,5 +1,6 @@
 #include "sharding/weight_files.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -25,15 +26,34 @@ WeightFiles::WeightFiles(FileSystem& fs, const std::filesystem::path& folder, co
   }
 }
 
+void WeightFiles::combine(std::uint64_t budget_bytes) {
+  if (budget_bytes < WriteCombiner::kLeastBytes) return;
+  combiner_.emplace(layout_, budget_bytes,
+                    [this](std::size_t entry, std::uint64_t offset, auto data) { write_at(entry, offset, data); });
+}
+
 void WeightFiles::write(std::span<const OutputPiece> pieces) {
-  for (const OutputPiece& piece : pieces) {
-    HALFQUAD_REQUIRE(piece.entry < layout_.contents().size(), kInternal,
-                     fmt::format("there is no output tensor number {}", piece.entry));
-    const std::size_t number = layout_.contents()[piece.entry].file;
-    File& file = files_[number];
-    file.writer.write(piece.entry - layout_.files()[number].begin, piece.offset, piece.data);
-    file.unsynced.store(true);  // only now: a sync() that began before may have missed the bytes
+  while (!pieces.empty()) {
+    const std::size_t entry = pieces.front().entry;
+    HALFQUAD_REQUIRE(entry < layout_.contents().size(), kInternal,
+                     fmt::format("there is no output tensor number {}", entry));
+    const auto others =
+        std::find_if(pieces.begin(), pieces.end(), [&](const OutputPiece& piece) { return piece.entry != entry; });
+    const auto of_entry = pieces.first(static_cast<std::size_t>(others - pieces.begin()));
+    if (combiner_ && combiner_->takes(entry)) {
+      combiner_->add(of_entry);
+    } else {
+      for (const OutputPiece& piece : of_entry) write_at(entry, piece.offset, piece.data);
+    }
+    pieces = pieces.subspan(of_entry.size());
   }
+}
+
+void WeightFiles::write_at(std::size_t entry, std::uint64_t offset, std::span<const std::byte> data) {
+  const std::size_t number = layout_.contents()[entry].file;
+  File& file = files_[number];
+  file.writer.write(entry - layout_.files()[number].begin, offset, data);
+  file.unsynced.store(true);  // only now: a sync() that began before may have missed the bytes
 }
 
 void WeightFiles::write_constants() {
@@ -45,12 +65,14 @@ void WeightFiles::write_constants() {
 }
 
 void WeightFiles::sync() {
+  if (combiner_) combiner_->flush();
   for (File& file : files_) {
     if (file.unsynced.exchange(false)) file.writer.sync();
   }
 }
 
 void WeightFiles::finish() {
+  if (combiner_) combiner_->flush();
   for (File& file : files_) file.writer.finish();
 }
 

@@ -5,21 +5,17 @@
 #include <cstdint>
 #include <deque>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "io/file_system.h"
 #include "io/image_writer.h"
 #include "sharding/output_layout.h"
+#include "sharding/output_piece.h"
+#include "sharding/write_combiner.h"
 
 namespace halfquad {
-
-/// Bytes of one output tensor, and where they belong in it.
-struct OutputPiece {
-  std::size_t entry = 0;  ///< Index into OutputLayout::entries().
-  std::uint64_t offset = 0;
-  std::span<const std::byte> data;
-};
 
 /// Where a pipeline's results go.
 class OutputSink {
@@ -39,6 +35,9 @@ class WeightFiles final : public OutputSink {
   WeightFiles(FileSystem& fs, const std::filesystem::path& folder, const OutputLayout& layout,
               const AttachOptions& options);
 
+  /// From now on holds tiles of transposed tensors in up to `budget_bytes` and writes them together (WriteCombiner);
+  /// less than that takes is no memory at all. @pre nothing is being written.
+  void combine(std::uint64_t budget_bytes);
   void write(std::span<const OutputPiece> pieces) override;
   void write_constants();
   /// Returns once everything whose write() had returned is on stable storage; others may write meanwhile.
@@ -53,8 +52,11 @@ class WeightFiles final : public OutputSink {
     std::atomic<bool> unsynced{true};
   };
 
+  void write_at(std::size_t entry, std::uint64_t offset, std::span<const std::byte> data);
+
   const OutputLayout& layout_;
   std::deque<File> files_;  // like OutputLayout::files()
+  std::optional<WriteCombiner> combiner_;
 };
 
 }  // namespace halfquad

@@ -5,14 +5,19 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "format_limits.h"
+#include "header_checkpoint.h"
 #include "io/output_directory.h"
 #include "io/posix_file_system.h"
 #include "sharding/assembly.h"
+#include "sharding/format.h"
+#include "sharding/rules.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
 
@@ -201,6 +206,24 @@ TEST(AssemblyMemory, OfAReceiverLeavesThePipelineWhatItNeedsAtLeast) {
   EXPECT_EQ(receive(29), 30U);
   EXPECT_EQ(receive(30), 30U);
   EXPECT_EQ(receive(1'000), 1'000U);
+}
+
+// Of a model with one layer.
+std::uint64_t combining_memory_of(std::string_view name, std::uint64_t free_bytes) {
+  const HeaderCheckpoint checkpoint({{"model.layers.0.mlp.up_proj.weight", {64, 128}}});
+  const Format& format = *format_named(name);
+  const OutputLayout layout(*checkpoint,
+                            decide(*checkpoint, parse_recipe(R"({"group_size": 64})", "test"), test::limits_of(format)),
+                            DType::kF16, OutputLayout::kOneFile, format);
+  return combining_memory(layout, free_bytes);
+}
+
+TEST(CombiningMemory, IsAPartOfWhatIsFreeWhereTensorsLieTransposed) {
+  EXPECT_EQ(combining_memory_of("awq", 400), 100U);
+  EXPECT_EQ(combining_memory_of("gptq", 1ULL << 40), 512ULL << 20);
+  EXPECT_EQ(combining_memory_of("awq", 0), 0U);
+  EXPECT_EQ(combining_memory_of("mlx", 1ULL << 40), 0U);
+  EXPECT_EQ(combining_memory_of("hqq", 1ULL << 40), 0U);
 }
 
 // ---- the probe

@@ -4,13 +4,17 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "format_limits.h"
 #include "header_checkpoint.h"
+#include "sharding/format.h"
+#include "sharding/rules.h"
 #include "sharding/weight_files.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/faulty_file_system.h"
@@ -186,6 +190,48 @@ TEST_F(WeightFilesTest, SyncsOnlyWhatWasWrittenSince) {
   write(files, entry_in(0));
   EXPECT_EQ(synced_now(), (std::vector<std::string>{name(0), name(2)}));
   EXPECT_EQ(synced_now(), std::vector<std::string>{});
+}
+
+TEST_F(WeightFilesTest, HoldTilesOfTransposedTensorsUntilTheyAreSyncedOrFinished) {
+  const HeaderCheckpoint checkpoint({{"model.layers.0.mlp.up_proj.weight", {32'768, 256}}});
+  const Format& awq = *format_named("awq");
+  const std::vector<Decision> decisions =
+      decide(*checkpoint, parse_recipe(R"({"group_size": 64})", "test"), test::limits_of(awq));
+  const OutputLayout layout(*checkpoint, decisions, DType::kF16, OutputLayout::kOneFile, awq);
+  const QuantizedTensor& tensor = layout.quantized()[0];
+  ASSERT_EQ(tensor.tiles.tile_count(), 2);
+  const std::string data = test::random_tensor("codes", DType::kI32, {4096, 256}).bytes;
+  const std::filesystem::path file = temp_.path() / layout.files()[0].name;
+  const auto write_tile = [&](WeightFiles& files, std::int64_t tile) {
+    std::vector<OutputPiece> pieces;
+    for (const ByteRange& range : tensor.tiles.code_ranges(tile)) {
+      pieces.push_back({tensor.codes, range.offset, std::as_bytes(std::span(data)).subspan(range.offset, range.bytes)});
+    }
+    files.write(pieces);
+  };
+  const auto holds = [&](std::int64_t tile) {
+    const std::string codes = test::get_file(file).substr(layout.file_offset(tensor.codes), data.size());
+    const std::vector<ByteRange> ranges = tensor.tiles.code_ranges(tile);
+    return std::all_of(ranges.begin(), ranges.end(), [&](const ByteRange& range) {
+      return codes.compare(range.offset, range.bytes, data, range.offset, range.bytes) == 0;
+    });
+  };
+
+  WeightFiles files(watched_, temp_.path(), layout, WriteMode::kBuffered);
+  files.combine(WriteCombiner::kLeastBytes);
+  write_tile(files, 1);
+  EXPECT_FALSE(holds(1));
+  files.sync();
+  EXPECT_TRUE(holds(1));
+  write_tile(files, 0);
+  EXPECT_FALSE(holds(0));
+  files.finish();
+  EXPECT_TRUE(holds(0));
+
+  WeightFiles others(watched_, temp_.path(), layout, WriteMode::kBuffered);
+  others.combine(WriteCombiner::kLeastBytes - 1);
+  write_tile(others, 0);
+  EXPECT_TRUE(holds(0));
 }
 
 TEST_F(WeightFilesTest, RefusePiecesOutsideTheLayout) {
