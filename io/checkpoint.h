@@ -19,6 +19,19 @@
 
 namespace halfquad {
 
+/// Where a tensor lies whose elements are stored as codes of one byte, in their order and without gaps, each to be
+/// multiplied by a scale out of a row-major grid: one for a block of block_rows x block_cols elements.
+struct ScaledCodes {
+  DType dtype = DType::kF8E4M3;  ///< F8_E4M3, F8_E5M2 or I8.
+  int file = 0;                  ///< Index into Checkpoint::files().
+  std::uint64_t offset = 0;      ///< Of the first code, from the start of that file.
+  DType scale_dtype = DType::kF32;
+  int scale_file = 0;
+  std::uint64_t scale_offset = 0;
+  std::int64_t cols = 0;  ///< Of the tensor.
+  std::int64_t block_rows = 1, block_cols = 1;
+};
+
 /// How the elements of a tensor are got from what a checkpoint stores, where they are not simply there.
 class TensorDecoder {
  public:
@@ -30,6 +43,8 @@ class TensorDecoder {
                     std::span<std::byte> scratch, std::byte* out) const = 0;
   /// Bytes of the files, codes and scales and all, for each byte of the decoded tensor.
   [[nodiscard]] virtual double stored_per_byte() const noexcept = 0;
+  /// Where the codes are, if they lie so, for whoever decodes them himself; nothing for anything else.
+  [[nodiscard]] virtual std::optional<ScaledCodes> scaled_codes() const { return std::nullopt; }
 };
 
 /// One tensor of a checkpoint and where its bytes lie.

@@ -35,7 +35,19 @@ struct DeviceTile {
   struct Slab {
     const std::byte* data = nullptr;
     std::int64_t rows = 0;
-    std::int64_t first_col = 0;  ///< Of the tensor, that the first weight lies in. Where columns are weighed.
+    std::int64_t first_col =
+        0;  ///< Of the tensor, that the first weight lies in. Where columns are weighed, or `coded`.
+    std::int64_t first_row = 0;  ///< Likewise. Where `coded`.
+    /// Where `coded`: the lines of the grid of scales that the weights need, from the first weight's on.
+    std::span<const std::byte> scales = {};
+  };
+  /// Weights that lie as codes of one byte, each to be multiplied by a scale: decode_fp8_run() says how, and the device
+  /// gets the same weights.
+  struct Coded {
+    DType dtype = DType::kF8E4M3;     ///< F8_E4M3, F8_E5M2 or I8.
+    DType scale_dtype = DType::kF32;  ///< F32, F16, BF16 or F8_E8M0.
+    std::int64_t tensor_cols = 0;
+    std::int64_t block_rows = 1, block_cols = 1;  ///< Weights that share a scale.
   };
   /// What a format keeps of a group's grid: the scale rounded to the stored dtype, never to 0, and z or
   /// (middle - z) s beside it. Codes and errors are taken on what these stand for, with kAls after a zero of any value
@@ -46,8 +58,11 @@ struct DeviceTile {
     friend bool operator==(const StoredForm&, const StoredForm&) = default;
   };
 
-  QuantSpec spec;              ///< @pre No super-blocks, no floating-point grid; whole zeros with axis 1 alone.
+  QuantSpec spec;              ///< @pre No super-blocks, no grid with levels; whole zeros with axis 1 alone.
+  float tensor_scale = 1;      ///< Of a floating-point grid that has one. @pre `unpacked`, `stored` is F32, no `form`.
   DType source = DType::kF32;  ///< F32, F16, BF16 or F64 (rounded to fp32 first).
+  /// What the slabs hold instead. @pre `source` is F32; axis 1 or per tensor; less than 2^31 weights in the tensor.
+  std::optional<Coded> coded;
   DType stored = DType::kF16;  ///< Of scale and zero: F32, F16 or BF16.
   int iters = 0;               ///< Steps to run; see SolveRequest.
   RecordErrors record = RecordErrors::kNo;
@@ -140,7 +155,7 @@ class DeviceModule {
 };
 
 /// Changes with every change of the classes above: a module of another version is not used.
-inline constexpr int kDeviceModuleVersion = 5;
+inline constexpr int kDeviceModuleVersion = 7;
 inline constexpr char kDeviceModuleEntry[] = "halfquad_device_module";
 /// What the module exports under that name: the module, which lives as long as the process; null when `version` is not
 /// its own.

@@ -110,26 +110,36 @@ void decode_narrow_to_f32(const std::byte* in, DType dtype, std::int64_t count, 
   for (std::int64_t i = 0; i < count; ++i) out[i] = (*table)[std::to_integer<std::size_t>(in[i])];
 }
 
-void decode_fp8_rows(const std::byte* in, DType dtype, const MatrixRows& rows, const ScaleGrid& grid,
-                     float* out) noexcept {
+void decode_fp8_run(const std::byte* in, DType dtype, const MatrixRun& run, const ScaleGrid& grid,
+                    float* out) noexcept {
   const Table* table = dtype == DType::kI8 ? &kI8 : table_for(dtype);
   HALFQUAD_DCHECK(table != nullptr);
   const std::int64_t bytes = bytes_of(grid.dtype);
-  const std::int64_t line_bytes = grid.lines != 0 ? bytes : ceil_div(rows.cols, grid.block_cols) * bytes;
+  const std::int64_t line_bytes = grid.lines != 0 ? bytes : ceil_div(run.cols, grid.block_cols) * bytes;
   const std::int64_t step_bytes = grid.lines != 0 ? grid.lines * bytes : bytes;
-  for (std::int64_t row = 0; row < rows.count; ++row) {
-    const std::int64_t line = (rows.first + row) / grid.block_rows - rows.first / grid.block_rows;
-    const std::byte* scales = grid.data + line * line_bytes;
-    for (std::int64_t begin = 0; begin < rows.cols; begin += grid.block_cols) {
-      const std::int64_t end = std::min(rows.cols, begin + grid.block_cols);
+  std::int64_t row = run.first_row, col = run.first_col;
+  for (std::int64_t left = run.count; left > 0; ++row, col = 0) {
+    const std::int64_t line = row / grid.block_rows - run.first_row / grid.block_rows;
+    const std::byte* scales = grid.data + line * line_bytes + col / grid.block_cols * step_bytes;
+    const std::int64_t row_end = std::min(run.cols, col + left);
+    left -= row_end - col;
+    while (col < row_end) {
+      const std::int64_t end = std::min(row_end, (col / grid.block_cols + 1) * grid.block_cols);
       float scale = 0;
       decode_narrow_to_f32(scales, grid.dtype, 1, &scale);
       scales += step_bytes;
-      for (std::int64_t i = begin; i < end; ++i) out[i] = (*table)[std::to_integer<std::size_t>(in[i])] * scale;
+      const std::int64_t count = end - col;
+      for (std::int64_t i = 0; i < count; ++i) out[i] = (*table)[std::to_integer<std::size_t>(in[i])] * scale;
+      in += count;
+      out += count;
+      col = end;
     }
-    in += rows.cols;
-    out += rows.cols;
   }
+}
+
+void decode_fp8_rows(const std::byte* in, DType dtype, const MatrixRows& rows, const ScaleGrid& grid,
+                     float* out) noexcept {
+  decode_fp8_run(in, dtype, {rows.first, 0, rows.count * rows.cols, rows.cols}, grid, out);
 }
 
 }  // namespace halfquad

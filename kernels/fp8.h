@@ -38,6 +38,16 @@ struct MatrixRows {
   std::int64_t cols = 0;
 };
 
+/// Consecutive elements of a matrix, row after row; neither the first nor the last row needs to be whole.
+struct MatrixRun {
+  std::int64_t first_row = 0, first_col = 0;  ///< Where it begins.
+  std::int64_t count = 0;
+  std::int64_t cols = 0;  ///< Of the matrix.
+};
+
+/// As decode_fp8_rows(), for such a run.
+void decode_fp8_run(const std::byte* in, DType dtype, const MatrixRun& run, const ScaleGrid& grid, float* out) noexcept;
+
 /// out = fp32(code) * fp32(scale), rounded once. `in`: the rows' codes, F8_E4M3, F8_E5M2 or I8; they may be the last
 /// bytes of `out`, where every code is read before its place is written.
 void decode_fp8_rows(const std::byte* in, DType dtype, const MatrixRows& rows, const ScaleGrid& grid,

@@ -3,6 +3,7 @@
 #include <span>
 
 #include "kernels/device.h"
+#include "sharding/item_buffer.h"
 #include "sharding/tile_solver.h"
 
 namespace halfquad {
@@ -18,9 +19,9 @@ namespace halfquad {
 /// Packs them.
 void pack_unpacked(const TileSolver::Job& job, const TileOutput& unpacked, const TileOutput& output);
 
-/// A whole tile as a device takes it. `job` and `source` as for TileSolver::solve(), `output` as well, or where tiles
-/// are left unpacked.
-[[nodiscard]] DeviceTile device_tile(const TileSolver::Job& job, const TileSource& source, const TileOutput& output);
+/// A whole tile as a device takes it: as stored, if it was read so. `job` as for TileSolver::solve(), `output` as well,
+/// or where tiles are left unpacked.
+[[nodiscard]] DeviceTile device_tile(const TileSolver::Job& job, ItemBuffer& buffer, const TileOutput& output);
 
 /// Puts what a device found out about a whole tile in the place of what the host finds out strip by strip: either can
 /// go on from what the other left.

@@ -15,8 +15,17 @@ constexpr std::uint64_t kPage = BufferPool::kAlignment;
 
 std::uint64_t scratch_bytes(std::uint64_t bytes) { return round_up(bytes + ReadFile::kSlack, kPage); }
 
-std::uint64_t source_bytes(const TileGeometry& tiles, std::span<const ByteRange> ranges, const SourceTensor& source) {
-  if (source.decoder != nullptr) return round_up(total_bytes(ranges), kPage) + OpenCheckpoint::kScratchBytes;
+/// Beside the weights of a tile that is decoded: for what is read at a time, or for all of it as it is stored.
+std::uint64_t decoding_bytes(const std::optional<CodedTile>& coded) {
+  return std::max<std::uint64_t>(OpenCheckpoint::kScratchBytes, coded ? coded->bytes() : 0);
+}
+
+std::uint64_t source_bytes(const QuantizedTensor& tensor, std::int64_t tile, const SourceTensor& source) {
+  const TileGeometry& tiles = tensor.tiles;
+  const std::vector<ByteRange> ranges = tiles.source_ranges(tile, bytes_of(source.dtype));
+  if (source.decoder != nullptr) {
+    return round_up(total_bytes(ranges), kPage) + decoding_bytes(CodedTile::of(tensor, tile, source));
+  }
   if (tiles.by_columns()) return round_up(total_bytes(ranges), kPage) + scratch_bytes(ranges.front().bytes);
   std::uint64_t bytes = 0;
   for (const ByteRange& range : ranges) bytes += scratch_bytes(range.bytes);
@@ -45,8 +54,7 @@ OutputSizes output_sizes(const TileGeometry& tiles, std::int64_t tile, DType sto
 std::uint64_t ItemBuffer::tile_bytes(const QuantizedTensor& tensor, std::int64_t tile, const SourceTensor& source,
                                      DType stored) {
   const OutputSizes sizes = output_sizes(tensor.tiles, tile, stored);
-  const std::vector<ByteRange> ranges = tensor.tiles.source_ranges(tile, bytes_of(source.dtype));
-  return rounded(source_bytes(tensor.tiles, ranges, source) + sizes.codes + kPage + sizes.scale + sizes.zero);
+  return rounded(source_bytes(tensor, tile, source) + sizes.codes + kPage + sizes.scale + sizes.zero);
 }
 
 std::uint64_t ItemBuffer::copy_bytes(std::uint64_t block_bytes) noexcept { return rounded(scratch_bytes(block_bytes)); }
@@ -108,7 +116,8 @@ ItemBuffer::ItemBuffer(Buffer memory, const QuantizedTensor& tensor, std::int64_
   gather_rows_ = tiles.by_columns();
   if (source.decoder != nullptr) {
     std::byte* slab = take(round_up(total_bytes(ranges_), kPage)).data();
-    scratch_.push_back(take(OpenCheckpoint::kScratchBytes));
+    coded_ = CodedTile::of(tensor, tile, source);
+    scratch_.push_back(take(decoding_bytes(coded_)));
     source_.slabs.assign(gather_rows_ ? 1 : static_cast<std::size_t>(slabs_of(tiles.packing())), nullptr);
     source_.slabs[0] = slab;
     for (std::size_t i = 0; i < ranges_.size() && !gather_rows_; ++i) {
@@ -128,9 +137,9 @@ ItemBuffer::ItemBuffer(Buffer memory, const QuantizedTensor& tensor, std::int64_
   output_.zero = take(sizes.zero).data();
 }
 
-std::uint64_t ItemBuffer::read(const OpenCheckpoint& files, const SourceTensor& tensor) {
+std::uint64_t ItemBuffer::read(const OpenCheckpoint& files, const SourceTensor& tensor, ReadAs as) {
   const bool copies = conversion_ == nullptr && source_.slabs.empty();
-  if (tensor.decoder != nullptr && !copies) return read_decoded(files, tensor);
+  if (tensor.decoder != nullptr && !copies) return read_decoded(files, tensor, as);
   ReadFile& file = files.file(tensor.file);
   std::byte* row = gather_rows_ ? source_.slabs[0] : nullptr;
   for (std::size_t i = 0; i < ranges_.size(); ++i) {
@@ -151,7 +160,13 @@ std::uint64_t ItemBuffer::read(const OpenCheckpoint& files, const SourceTensor& 
   return total_bytes(ranges_);
 }
 
-std::uint64_t ItemBuffer::read_decoded(const OpenCheckpoint& files, const SourceTensor& tensor) {
+std::uint64_t ItemBuffer::read_decoded(const OpenCheckpoint& files, const SourceTensor& tensor, ReadAs as) {
+  if (as == ReadAs::kWeights) coded_.reset();
+  if (coded_) {
+    coded_->read(files, scratch_[0]);
+    decoded_ = false;
+    return total_bytes(ranges_);
+  }
   if (conversion_ == nullptr) {
     files.gather(tensor, ranges_, scratch_[0], source_.slabs[0]);
     return total_bytes(ranges_);
@@ -161,6 +176,13 @@ std::uint64_t ItemBuffer::read_decoded(const OpenCheckpoint& files, const Source
   decode_to_f32(decoded.data(), tensor.dtype, static_cast<std::int64_t>(weights_.size()), weights_.data());
   conversion_->apply(block_, weights_, copied_.data());
   return ranges_[0].bytes;
+}
+
+const TileSource& ItemBuffer::source() {
+  // Tiles of rows: their slabs lie back to back.
+  if (!decoded_) coded_->decode(reinterpret_cast<float*>(source_.slabs[0]));
+  decoded_ = true;
+  return source_;
 }
 
 }  // namespace halfquad

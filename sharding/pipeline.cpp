@@ -264,8 +264,12 @@ Unit Pipeline::read(const NextRead& next) {
         in_.layout.file_offset(tensor.codes) + tensor.tiles.code_ranges(item.index)[0].offset;
     unit.buffer = ItemBuffer(std::move(memory), tensor, item.index, source, stored, codes_at);
   }
+  // A device decodes what the bus can carry in a quarter of the time; whoever else takes the tile does so, too.
+  const bool for_devices =
+      shape_.device_workers > 0 && content == nullptr && devices_solve(in_.layout.quantized()[item.tensor]);
+  const auto as = for_devices ? ItemBuffer::ReadAs::kStored : ItemBuffer::ReadAs::kWeights;
   try {
-    in_.progress.bytes_read += unit.buffer.read(files_, source);
+    in_.progress.bytes_read += unit.buffer.read(files_, source, as);
   } catch (const Error& error) {
     throw while_reading(source, error);
   }

@@ -149,10 +149,10 @@ void Pipeline::solve_on_device(DeviceLane& device, std::span<Pass> passes) {
   std::vector<DeviceTile> tiles;
   std::vector<TileOutput> outputs;
   std::byte* scratch = unpacked > 0 ? device.scratch.reserve(unpacked) : nullptr;
-  for (const Pass* pass : sent) {
+  for (Pass* pass : sent) {
     const std::uint64_t bytes = unpacked_bytes(pass->job);
     outputs.push_back(bytes > 0 ? unpacked_output(pass->job, scratch) : pass->unit.buffer.output());
-    tiles.push_back(device_tile(pass->job, pass->unit.buffer.source(), outputs.back()));
+    tiles.push_back(device_tile(pass->job, pass->unit.buffer, outputs.back()));
     scratch += bytes;
   }
   std::vector<DeviceResult> results;
@@ -281,6 +281,7 @@ void Pipeline::clear_nonfinite(Unit& unit, const QuantizedTensor& tensor) {
     zeroed += zero_nonfinite(start, source.dtype, count);
   }
   HALFQUAD_REQUIRE(zeroed > 0, kBadInput, range_error(source));
+  unit.buffer.forget_coded();
   unit.record.zeroed += zeroed;
 }
 

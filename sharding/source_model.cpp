@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -46,6 +47,22 @@ class RowDecoder final : public TensorDecoder {
 
   [[nodiscard]] double stored_per_byte() const noexcept override {
     return stored_bytes_per_row(tensor_) / static_cast<double>(decoded_row_bytes());
+  }
+
+  [[nodiscard]] std::optional<ScaledCodes> scaled_codes() const override {
+    const bool in_order = tensor_.col_stride == 0 && tensor_.row_stride == tensor_.row_bytes;
+    if (tensor_.encoding != SourceEncoding::kBytes || !in_order || tensor_.scale_col_stride != 0) return std::nullopt;
+    const SourceTensor& codes = stored_->tensors()[tensor_.data];
+    const SourceTensor& scales = stored_->tensors()[tensor_.scale.value()];
+    return ScaledCodes{.dtype = tensor_.stored_dtype,
+                       .file = codes.file,
+                       .offset = codes.offset + tensor_.begin,
+                       .scale_dtype = tensor_.scale_dtype,
+                       .scale_file = scales.file,
+                       .scale_offset = scales.offset + tensor_.scale_begin,
+                       .cols = tensor_.header.shape[1],
+                       .block_rows = tensor_.block_rows,
+                       .block_cols = tensor_.block_cols};
   }
 
  private:

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/als_search.h"
+#include "kernels/float_grid.h"
 #include "kernels/integer_zero.h"
 #include "kernels/power.h"
 #include "runtime/check.h"
@@ -33,13 +34,22 @@ bool has_starts(const DeviceTile& tile) {
 }
 
 std::uint64_t starts_bytes_of(const DeviceTile& tile) {
+  if (finder_of(tile) == Finder::kFloats) return aligned(sizeof(FloatTable));
   return has_starts(tile) ? aligned(unsigned_of(tile.spec.starts) * sizeof(float)) : 0;
 }
 
-std::uint64_t table_bytes_of(const DeviceTile& tile) {
-  return aligned(unsigned_of(steps_of(tile)) * sizeof(StepValues)) + starts_bytes_of(tile) +
-         aligned(tile.importance.size_bytes());
+std::uint64_t steps_bytes_of(const DeviceTile& tile) {
+  return aligned(unsigned_of(steps_of(tile)) * sizeof(StepValues));
 }
+
+/// Where in a tile's table the scales of a slab are: behind those of the slabs before, the last of all.
+std::uint64_t scales_at(const DeviceTile& tile, std::size_t slab) {
+  std::uint64_t at = steps_bytes_of(tile) + starts_bytes_of(tile) + aligned(tile.importance.size_bytes());
+  for (std::size_t i = 0; i < slab; ++i) at += aligned(tile.slabs[i].scales.size());
+  return at;
+}
+
+std::uint64_t table_bytes_of(const DeviceTile& tile) { return scales_at(tile, tile.slabs.size()); }
 
 Float float_of(DType dtype) {
   if (dtype == DType::kF32) return Float::kF32;
@@ -49,10 +59,37 @@ Float float_of(DType dtype) {
   return Float::kF64;
 }
 
+Code code_of(DType dtype) {
+  if (dtype == DType::kF8E4M3) return Code::kE4M3;
+  if (dtype == DType::kF8E5M2) return Code::kE5M2;
+  HALFQUAD_REQUIRE(dtype == DType::kI8, kInternal, "a device cannot decode " + std::string(name_of(dtype)));
+  return Code::kI8;
+}
+
+CodeScale code_scale_of(DType dtype) {
+  if (dtype == DType::kF32) return CodeScale::kF32;
+  if (dtype == DType::kF16) return CodeScale::kF16;
+  if (dtype == DType::kBF16) return CodeScale::kBF16;
+  HALFQUAD_REQUIRE(dtype == DType::kF8E8M0, kInternal, "a device cannot scale by " + std::string(name_of(dtype)));
+  return CodeScale::kE8M0;
+}
+
+Divisor divisor_of(std::int64_t value) {
+  const auto divisor = static_cast<std::uint32_t>(value);
+  const auto shift = 31U + static_cast<unsigned>(std::bit_width(divisor - 1));
+  const std::uint64_t multiplier = ceil_div(std::uint64_t{1} << shift, std::uint64_t{divisor});
+  return {divisor, static_cast<unsigned>(multiplier), shift};
+}
+
+bool decoded_alike(const DeviceTile& a, const DeviceTile& b) {
+  if (!a.coded || !b.coded) return a.coded.has_value() == b.coded.has_value();
+  return a.coded->dtype == b.coded->dtype && a.coded->scale_dtype == b.coded->scale_dtype;
+}
+
 bool solved_alike(const DeviceTile& a, const DeviceTile& b) {
   return a.spec == b.spec && a.source == b.source && a.stored == b.stored && a.iters == b.iters &&
          a.record == b.record && a.grid.has_value() == b.grid.has_value() && a.by_columns == b.by_columns &&
-         a.form == b.form && a.unpacked == b.unpacked;
+         a.form == b.form && a.unpacked == b.unpacked && a.tensor_scale == b.tensor_scale && decoded_alike(a, b);
 }
 
 /// Rows of slab `slab` that lie in packed rows [begin, end) of the tile.
@@ -101,6 +138,24 @@ WholeValues whole_values_of(const DeviceTile& tile) {
     values.zeros[part] = search.zeros(part);
   }
   return values;
+}
+
+FloatValues float_values_of(const DeviceTile& tile) {
+  const FloatScales scales(tile.spec.grid, tile.tensor_scale);
+  const bool searches = tile.spec.solver != SolverKind::kRtn;
+  return {.lowest = scales.lowest,
+          .highest = scales.highest,
+          .offsets = searches ? static_cast<int>(scales.offsets.size()) : 1,
+          .tensor_scale = tile.tensor_scale,
+          .e4m3 = tile.spec.grid == FloatGrid::kNvfp4};
+}
+
+void write_float_table(const DeviceTile& tile, FloatTable& table) {
+  const FloatScales scales(tile.spec.grid, tile.tensor_scale);
+  HALFQUAD_REQUIRE(scales.offsets.size() <= std::size(table.offsets), kInternal, "a device has no room for all scales");
+  std::copy(scales.scale.begin(), scales.scale.end(), table.scale);
+  std::copy(scales.inverse.begin(), scales.inverse.end(), table.inverse);
+  std::copy(scales.offsets.begin(), scales.offsets.end(), table.offsets);
 }
 
 Cut cut_of(int bits) { return bits == 0 ? Cut{} : Cut{1U << (bits - 1), ~0U << bits}; }
@@ -155,14 +210,18 @@ Batch::Round Batch::place_round(std::span<const TileSlice> slices, std::uint64_t
     Part part = place_part(slice, at);
     part.first_block = to.launch.blocks;
     to.launch.blocks += blocks_of(to.kernel, part, to.launch.slabs);
-    to.parts.push_back({slice, part});
+    to.parts.push_back({slice, part, to.runs.size()});
+    if (tiles_[slice.tile].coded) place_runs(to.parts.back(), to, at);
   }
   for (Launch& launch : round) {
+    const std::uint64_t parts_bytes = launch.parts.size() * sizeof(Part);
     launch.launch.part_count = static_cast<int>(launch.parts.size());
     launch.launch.parts = reinterpret_cast<const Part*>(place_.memory + at);
-    at += launch.parts.size() * sizeof(Part);
+    launch.decode.run_count = static_cast<int>(launch.runs.size());
+    launch.decode.runs = reinterpret_cast<const CodedRun*>(place_.memory + at + parts_bytes);
+    at += launch.table_bytes();
     launch.tables_at = pinned_at;
-    pinned_at += launch.parts.size() * sizeof(Part);
+    pinned_at += launch.table_bytes();
   }
   HALFQUAD_REQUIRE(at <= place_.bytes, kInternal, "a round of tiles was planned larger than the device's memory");
   return round;
@@ -174,7 +233,7 @@ Batch::Launch& Batch::launch_for(Round& round, std::size_t tile) const {
     const bool same_kernel = launch.kernel.kind == kernel.kind && launch.kernel.group_elems == kernel.group_elems;
     if (same_kernel && solved_alike(tiles_[launch.like], tiles_[tile])) return launch;
   }
-  round.push_back({.like = tile, .kernel = kernel, .launch = describe(tile), .tables_at = 0, .parts = {}});
+  round.push_back({.like = tile, .kernel = kernel, .launch = describe(tile)});
   return round.back();
 }
 
@@ -190,6 +249,8 @@ SolveLaunch Batch::describe(std::size_t index) const {
   launch.cut_h = cut_of(AlsSearch::cut_bits_of_h(tile.spec.width));
   launch.cut_hd = cut_of(AlsSearch::cut_bits_of_p(tile.spec.width));
   if (tile.spec.zeros != ZeroKind::kFloat) launch.whole = whole_values_of(tile);
+  launch.float_table = reinterpret_cast<const FloatTable*>(place_.memory + table_at_[index]);
+  if (tile.spec.grid != FloatGrid::kNone) launch.floats = float_values_of(tile);
   launch.iters = static_cast<int>(steps_of(tile));
   launch.record = tile.record == RecordErrors::kYes;
   launch.given_grid = tile.grid.has_value();
@@ -251,12 +312,42 @@ Part Batch::place_part(const TileSlice& slice, std::uint64_t& at) const {
   return part;
 }
 
+void Batch::place_runs(const Placed& placed, Launch& launch, std::uint64_t& at) const {
+  const DeviceTile& tile = tiles_[placed.slice.tile];
+  const DeviceTile::Coded& coded = *tile.coded;
+  launch.decode.code = code_of(coded.dtype);
+  launch.decode.scale = code_scale_of(coded.scale_dtype);
+  for (std::size_t slab = 0; slab < tile.slabs.size(); ++slab) {
+    const std::int64_t count = placed.part.rows[slab] * tile.cols;
+    if (count == 0) continue;
+    const DeviceTile::Slab& from = tile.slabs[slab];
+    const std::int64_t before = from.first_col + rows_in(tile, slab, placed.slice).begin * tile.cols;
+    CodedRun run{};
+    run.codes = reinterpret_cast<const unsigned char*>(place_.memory + at);
+    run.scales =
+        reinterpret_cast<const unsigned char*>(place_.memory + table_at_[placed.slice.tile] + scales_at(tile, slab));
+    run.weights = reinterpret_cast<float*>(const_cast<unsigned char*>(placed.part.source[slab]));
+    run.first_block = launch.decode.blocks;
+    run.count = static_cast<unsigned>(count);
+    run.first_row = static_cast<unsigned>(from.first_row % coded.block_rows + before / coded.tensor_cols);
+    run.first_col = static_cast<unsigned>(before % coded.tensor_cols);
+    run.cols = divisor_of(coded.tensor_cols);
+    run.block_rows = divisor_of(coded.block_rows);
+    run.block_cols = divisor_of(coded.block_cols);
+    run.line_scales = static_cast<unsigned>(ceil_div(coded.tensor_cols, coded.block_cols));
+    launch.decode.blocks += ceil_div<std::int64_t>(count, kDecodedOfBlock);
+    launch.runs.push_back(run);
+    at += aligned(unsigned_of(count));
+  }
+}
+
 void Batch::write_tables() const {
   for (std::size_t i = 0; i < tiles_.size(); ++i) write_table(i);
   for (const Round& round : rounds_) {
     for (const Launch& launch : round) {
       auto* const parts = reinterpret_cast<Part*>(pinned_ + launch.tables_at);
       for (std::size_t i = 0; i < launch.parts.size(); ++i) parts[i] = launch.parts[i].part;
+      std::copy(launch.runs.begin(), launch.runs.end(), reinterpret_cast<CodedRun*>(parts + launch.parts.size()));
     }
   }
 }
@@ -269,9 +360,15 @@ void Batch::write_table(std::size_t index) const {
     const StepConstants step = step_constants(tile.spec, t);
     steps[t] = {step.inv_beta, step.inert_threshold};
   }
-  if (!has_starts(tile)) return;
-  auto* const starts = reinterpret_cast<float*>(table);
-  for (int i = 0; i < tile.spec.starts; ++i) starts[i] = AlsSearch::part(i, tile.spec.starts);
+  for (std::size_t slab = 0; slab < tile.slabs.size(); ++slab) {
+    const std::span<const std::byte> scales = tile.slabs[slab].scales;
+    std::copy(scales.begin(), scales.end(), table + scales_at(tile, slab));
+  }
+  if (finder_of(tile) == Finder::kFloats) write_float_table(tile, *reinterpret_cast<FloatTable*>(table));
+  if (has_starts(tile)) {
+    auto* const starts = reinterpret_cast<float*>(table);
+    for (int i = 0; i < tile.spec.starts; ++i) starts[i] = AlsSearch::part(i, tile.spec.starts);
+  }
   std::copy(tile.importance.begin(), tile.importance.end(), reinterpret_cast<float*>(table + starts_bytes_of(tile)));
 }
 
@@ -283,10 +380,10 @@ void Batch::enqueue() const {
              cudaMemcpyHostToDevice, stream);
   for (const Round& round : rounds_) {
     for (const Launch& launch : round) {
-      copy_block(bytes_block(const_cast<Part*>(launch.launch.parts), pinned_ + launch.tables_at,
-                             launch.parts.size() * sizeof(Part)),
+      copy_block(bytes_block(const_cast<Part*>(launch.launch.parts), pinned_ + launch.tables_at, launch.table_bytes()),
                  cudaMemcpyHostToDevice, stream);
-      for (const Placed& placed : launch.parts) copy_in(placed);
+      for (const Placed& placed : launch.parts) copy_in(launch, placed);
+      if (launch.decode.blocks > 0) HALFQUAD_CHECK_CUDA(launch_decode(launch.decode, stream));
       HALFQUAD_CHECK_CUDA(launch_solve(launch.kernel, launch.launch, stream));
     }
     for (const Launch& launch : round) {
@@ -296,8 +393,9 @@ void Batch::enqueue() const {
   HALFQUAD_CHECK_CUDA(cudaMemcpyAsync(pinned_, place_.memory, sums_bytes_, cudaMemcpyDeviceToHost, stream));
 }
 
-void Batch::copy_in(const Placed& placed) const {
+void Batch::copy_in(const Launch& launch, const Placed& placed) const {
   const DeviceTile& tile = tiles_[placed.slice.tile];
+  if (tile.coded) return copy_codes(launch, placed);
   const Part& part = placed.part;
   const auto element = unsigned_of(bytes_of(tile.source));
   const std::uint64_t pitch = unsigned_of(tile.cols) * element;
@@ -308,6 +406,18 @@ void Batch::copy_in(const Placed& placed) const {
                             : unsigned_of(rows_in(tile, slab, placed.slice).begin) * pitch;
     copy_block({const_cast<unsigned char*>(part.source[slab]), width, from, pitch, width, unsigned_of(part.rows[slab])},
                cudaMemcpyHostToDevice, place_.stream);
+  }
+}
+
+void Batch::copy_codes(const Launch& launch, const Placed& placed) const {
+  const DeviceTile& tile = tiles_[placed.slice.tile];
+  std::size_t run = placed.first_run;
+  for (std::size_t slab = 0; slab < tile.slabs.size(); ++slab) {
+    if (placed.part.rows[slab] == 0) continue;
+    const CodedRun& to = launch.runs[run++];
+    const std::byte* const from = tile.slabs[slab].data + rows_in(tile, slab, placed.slice).begin * tile.cols;
+    copy_block(bytes_block(const_cast<unsigned char*>(to.codes), from, to.count), cudaMemcpyHostToDevice,
+               place_.stream);
   }
 }
 

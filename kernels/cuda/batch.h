@@ -41,14 +41,20 @@ class Batch {
   struct Placed {
     TileSlice slice;
     Part part;
+    std::size_t first_run = 0;  ///< Of those in the launch; one for each slab that has rows, where tiles are coded.
   };
   /// Parts solved by one launch.
   struct Launch {
     std::size_t like = 0;  ///< A tile whose spec and types they all have.
     KernelChoice kernel;
     SolveLaunch launch;
-    std::uint64_t tables_at = 0;  ///< Of the parts, in the pinned memory.
-    std::vector<Placed> parts;
+    DecodeLaunch decode{};        ///< Of weights that are coded; no blocks where none are.
+    std::uint64_t tables_at = 0;  ///< Of the parts, in the pinned memory; the runs to be decoded follow.
+    std::vector<Placed> parts = {};
+    std::vector<CodedRun> runs = {};
+    [[nodiscard]] std::uint64_t table_bytes() const noexcept {
+      return parts.size() * sizeof(Part) + runs.size() * sizeof(CodedRun);
+    }
   };
   using Round = std::vector<Launch>;
 
@@ -57,15 +63,17 @@ class Batch {
   [[nodiscard]] Launch& launch_for(Round& round, std::size_t tile) const;
   [[nodiscard]] SolveLaunch describe(std::size_t tile) const;
   [[nodiscard]] Part place_part(const TileSlice& slice, std::uint64_t& at) const;
+  void place_runs(const Placed& placed, Launch& launch, std::uint64_t& at) const;
   void write_tables() const;
   void write_table(std::size_t tile) const;
-  void copy_in(const Placed& placed) const;
+  void copy_in(const Launch& launch, const Placed& placed) const;
+  void copy_codes(const Launch& launch, const Placed& placed) const;
   void copy_out(const Placed& placed) const;
 
   std::span<const DeviceTile> tiles_;
   BatchPlace place_;
   // The device's memory begins with the sums of all tiles, then come the tables of each: steps, or starts and the
-  // importance of columns. The pinned memory likewise.
+  // importance of columns, and the scales of coded weights. The pinned memory likewise.
   std::uint64_t sums_bytes_ = 0, tables_bytes_ = 0;
   std::vector<std::uint64_t> sums_at_, table_at_;  // of each tile
   std::vector<Round> rounds_;

@@ -4,18 +4,24 @@
 
 namespace halfquad::cuda {
 
-/// The part that this block belongs to.
-__device__ __forceinline__ const Part& find_part(const SolveLaunch& launch) {
-  int low = 0, high = launch.part_count;
+/// The one of `count` entries, ascending by first_block, that this block belongs to.
+template <class Entry>
+__device__ __forceinline__ const Entry& find_entry(const Entry* entries, int count) {
+  int low = 0, high = count;
   while (high - low > 1) {
     const int middle = (low + high) / 2;
-    if (launch.parts[middle].first_block <= static_cast<std::int64_t>(blockIdx.x)) {
+    if (entries[middle].first_block <= static_cast<std::int64_t>(blockIdx.x)) {
       low = middle;
     } else {
       high = middle;
     }
   }
-  return launch.parts[low];
+  return entries[low];
+}
+
+/// The part that this block belongs to.
+__device__ __forceinline__ const Part& find_part(const SolveLaunch& launch) {
+  return find_entry(launch.parts, launch.part_count);
 }
 
 }  // namespace halfquad::cuda

@@ -15,6 +15,8 @@ KernelKind rows_in_registers(Finder finder) noexcept {
       return KernelKind::kWholeRows;
     case Finder::kWeighedWhole:
       return KernelKind::kWeighedWholeRows;
+    case Finder::kFloats:
+      return KernelKind::kFloatRows;
   }
   return KernelKind::kRows;
 }
@@ -22,6 +24,7 @@ KernelKind rows_in_registers(Finder finder) noexcept {
 KernelKind rows_of_any_size(Finder finder) noexcept {
   switch (finder) {
     case Finder::kSteps:
+    case Finder::kFloats:  // has none
       return KernelKind::kGeneralRows;
     case Finder::kAls:
       return KernelKind::kAlsGeneralRows;
@@ -42,6 +45,7 @@ cudaError_t then_pack(cudaError_t solved, const SolveLaunch& launch, bool by_col
 
 KernelChoice choose_kernel(const GroupKind& groups) noexcept {
   const auto elems = static_cast<int>(groups.elems <= 128 ? groups.elems : 0);
+  if (groups.finder == Finder::kFloats) return {KernelKind::kFloatRows, elems};
   if (!groups.by_columns) {
     if (elems == 32 || elems == 64 || elems == 128) return {rows_in_registers(groups.finder), elems};
     return {rows_of_any_size(groups.finder), 0};
@@ -66,6 +70,8 @@ std::int64_t blocks_of(const KernelChoice& choice, const Part& part, int slabs) 
       return ceil_div<std::int64_t>(part.packed_rows * slabs, kGroupsOfWarp * kWarps);
     case KernelKind::kOneColumn:
       return 1;
+    case KernelKind::kFloatRows:
+      return ceil_div<std::int64_t>(part.packed_rows, kThreads);
     case KernelKind::kColumns:
     case KernelKind::kGeneralColumns:
       return ceil_div<std::int64_t>(part.cols, kThreads);
@@ -85,6 +91,8 @@ cudaError_t launch_solve(const KernelChoice& choice, const SolveLaunch& launch, 
       return launch_whole_rows(choice.group_elems, launch, stream);
     case KernelKind::kWeighedWholeRows:
       return launch_weighed_whole_rows(choice.group_elems, launch, stream);
+    case KernelKind::kFloatRows:
+      return launch_float_rows(choice.group_elems, launch, stream);
     case KernelKind::kGeneralRows:
       return then_pack(launch_general_rows(launch, stream), launch, false, stream);
     case KernelKind::kAlsGeneralRows:

@@ -20,8 +20,9 @@ struct Occupancy {
   int als_general;
   int whole32, whole64, whole128;  ///< The same for whole zeros, with two numbers for each weight.
   int whole_general;
+  int floats16, floats32;  ///< Kernels for floating-point grids, with two numbers for each weight of a thread's group.
 };
-inline constexpr Occupancy kOccupancy = {6, 4, 2, 7, 5, 4, 2, 6, 6, 4, 3, 6};
+inline constexpr Occupancy kOccupancy = {6, 4, 2, 7, 5, 4, 2, 6, 6, 4, 3, 6, 7, 4};
 
 constexpr int blocks_with_registers(int group_elems) {
   return group_elems == 32   ? kOccupancy.registers32
@@ -35,6 +36,10 @@ constexpr int blocks_with_als(int group_elems) {
 
 constexpr int blocks_with_whole(int group_elems) {
   return group_elems == 32 ? kOccupancy.whole32 : group_elems == 64 ? kOccupancy.whole64 : kOccupancy.whole128;
+}
+
+constexpr int blocks_with_floats(int group_elems) {
+  return group_elems == 16 ? kOccupancy.floats16 : kOccupancy.floats32;
 }
 
 /// Groups in turn for each warp of the general kernel for rows.

@@ -81,6 +81,18 @@ struct WholeValues {
   int multipliers[kWholeStarts], zeros[kWholeStarts];
 };
 
+/// The scales of a floating-point grid by their bytes, and those that are tried: kernels/float_grid.h.
+struct FloatTable {
+  float scale[256], inverse[256];
+  int offsets[33];  ///< From the first byte.
+};
+struct FloatValues {
+  int lowest, highest;  ///< Bytes.
+  int offsets;          ///< In the table; 1: nothing is searched.
+  float tensor_scale;
+  bool e4m3;  ///< What scales are; else E8M0.
+};
+
 /// How all parts of a launch are solved.
 struct SolveLaunch {
   const Part* parts;  ///< The device's, ascending by first_block.
@@ -91,6 +103,8 @@ struct SolveLaunch {
   int start_count, rounds;
   Cut cut_h, cut_hd;  ///< Of als.
   WholeValues whole;
+  const FloatTable* float_table;  ///< The device's.
+  FloatValues floats;
   int iters;  ///< 0: no steps.
   bool record;
   bool given_grid;
@@ -107,6 +121,45 @@ struct SolveLaunch {
   float c, chi, clo;    ///< Of the power function.
 };
 
+enum class Code : int { kE4M3, kE5M2, kI8 };
+enum class CodeScale : int { kF32, kF16, kBF16, kE8M0 };
+
+/// What numbers below 2^31 are divided by: n / value = n * multiplier >> shift (Granlund and Montgomery, 1994). Devices
+/// take some twenty instructions for any other division of integers.
+struct Divisor {
+  unsigned value, multiplier, shift;
+};
+
+/// Consecutive weights of a tensor that lie as codes of one byte, scaled in blocks. All pointers are the device's;
+/// codes and weights have room for a multiple of four.
+struct CodedRun {
+  const unsigned char* codes;  ///< 4 bytes aligned.
+  const unsigned char*
+      scales;      ///< From the line of the grid that the first weight belongs to; aligned as they are wide.
+  float* weights;  ///< Where they go; 16 bytes aligned.
+  std::int64_t first_block;
+  unsigned count;
+  unsigned first_row, first_col;  ///< Of the first weight: among the rows of its line, and of the tensor.
+  unsigned line_scales;
+  Divisor cols;  ///< Of the tensor.
+  Divisor block_rows, block_cols;
+};
+
+/// The runs of all parts of a launch.
+struct DecodeLaunch {
+  const CodedRun* runs;  ///< The device's, ascending by first_block.
+  int run_count;
+  std::int64_t blocks;
+  Code code;
+  CodeScale scale;
+};
+
+/// Weights that a block of the decoding kernel takes.
+inline constexpr int kDecodedOfBlock = 4096;
+
+/// Enqueues the decoding of weights, which a solver reads as kF32.
+[[nodiscard]] cudaError_t launch_decode(const DecodeLaunch& launch, cudaStream_t stream);
+
 /// The kernels there are. Each cuts a part into blocks in its own way.
 enum class KernelKind {
   kRows,            ///< Groups of 32, 64 or 128 consecutive weights, in registers, packed at once.
@@ -120,6 +173,7 @@ enum class KernelKind {
   kWholeGeneralRows,
   kWeighedWholeRows,  ///< The same by als, with columns that count differently.
   kWeighedWholeGeneralRows,
+  kFloatRows,  ///< Groups of 16 or 32 consecutive weights for a floating-point grid, a thread each.
 };
 struct KernelChoice {
   KernelKind kind = KernelKind::kGeneralRows;
@@ -133,6 +187,7 @@ enum class Finder {
   kAls,           ///< AlsSearch, zeros of any value.
   kWhole,         ///< IntegerZeroSearch.
   kWeighedWhole,  ///< AlsSearch, whole zeros.
+  kFloats,        ///< FloatScales. @pre Groups of 16 or 32.
 };
 
 /// The groups of a tile. @pre finder is kSteps where they are columns.
@@ -161,6 +216,7 @@ struct GroupKind {
 [[nodiscard]] cudaError_t launch_whole_general_rows(const SolveLaunch& launch, cudaStream_t stream);
 [[nodiscard]] cudaError_t launch_weighed_whole_rows(int group_elems, const SolveLaunch& launch, cudaStream_t stream);
 [[nodiscard]] cudaError_t launch_weighed_whole_general_rows(const SolveLaunch& launch, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_float_rows(int group_elems, const SolveLaunch& launch, cudaStream_t stream);
 [[nodiscard]] cudaError_t launch_pack(const SolveLaunch& launch, bool by_columns, cudaStream_t stream);
 
 }  // namespace halfquad::cuda

@@ -15,11 +15,13 @@ constexpr std::int64_t kWholeUnits = 128;
 
 // What a slice takes beside what grows with it: its description, and the rounding up of each of its buffers.
 constexpr std::uint64_t kSliceBytes = sizeof(Part) + (kMostSlabs + 4) * kAlignment;
+constexpr std::uint64_t kCodedBytes = kMostSlabs * (sizeof(CodedRun) + kAlignment);
 
 }  // namespace
 
 Finder finder_of(const DeviceTile& tile) noexcept {
   const QuantSpec& spec = tile.spec;
+  if (spec.grid != FloatGrid::kNone) return Finder::kFloats;
   if (tile.grid || !spec.channel_wise) return Finder::kSteps;
   if (spec.zeros != ZeroKind::kFloat) return spec.weighted() ? Finder::kWeighedWhole : Finder::kWhole;
   return spec.solver == SolverKind::kAls ? Finder::kAls : Finder::kSteps;
@@ -45,6 +47,10 @@ TileShape::TileShape(const DeviceTile& tile) {
           2 * groups * stored_bytes;
   if (!kernel.packs()) each_ += codes * static_cast<std::uint64_t>(slabs);
   fixed_ = kSliceBytes;
+  if (tile.coded) {
+    each_ += groups * static_cast<std::uint64_t>(group_elems);
+    fixed_ += kCodedBytes;
+  }
 }
 
 std::uint64_t TileShape::bytes_of(std::int64_t count) const noexcept {

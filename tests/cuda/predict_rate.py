@@ -19,6 +19,9 @@ def instructions_a_weight(program, mode):
     done = subprocess.run([program, mode], env=dict(os.environ, CUDAEMU_STATS="1"), capture_output=True, text=True, check=True)
     weights = int(re.search(r"weights (\d+)", done.stdout).group(1))
     kernels = [int(n) for n in re.findall(r"\binstructions (\d+)", done.stderr)]
+    decoding = [int(n) for n in re.findall(r"decode_kernel.*\n.*?\binstructions (\d+)", done.stderr)]
+    if decoding:
+        print(f"decoding: {sum(decoding) / weights:.1f} of them")
     classes = re.search(r"per thread: (.*)", done.stderr)
     return sum(kernels) / weights, classes.group(1).strip() if classes else ""
 
@@ -32,11 +35,13 @@ def main():
           f"{LEAST_RATE / 1e9:.0f} Gw/s allow {limit:.0f} a weight")
     rates = {}
     for mode, text in (("off", "hqq, 20 steps, none left out"), ("on", "hqq, 20 steps, settled groups left alone"),
+                       ("fp8", "the same from E4M3 codes with scales of blocks"),
                        ("als", "als, 5 starts of 4 rounds"), ("whole", "whole zeros"),
-                       ("whole-als", "whole zeros by als, 5 starts of 4 rounds")):
+                       ("whole-als", "whole zeros by als, 5 starts of 4 rounds"),
+                       ("nvfp4", "NVFP4, 33 scales"), ("mxfp4", "MXFP4, 5 scales")):
         count, classes = instructions_a_weight(sys.argv[1], mode)
         rates[mode] = MULTIPROCESSORS * LANES * CLOCK / count
-        weights = 64 if mode in ("off", "on") else 16
+        weights = {"off": 64, "on": 64, "fp8": 64, "mxfp4": 32}.get(mode, 16)
         print(f"{text}: {count:.1f} PTX instructions a weight, at most {rates[mode] / 1e9:.0f} Gw/s\n  a thread of {weights} weights: {classes}")
     return 0 if rates["off"] >= LEAST_RATE else 1
 

@@ -30,7 +30,10 @@ std::vector<test::TileSpec> few_specs() {
   test::TileSpec whole = rows;
   whole.spec.zeros = ZeroKind::kInteger;
   whole.record = RecordErrors::kNo;
-  return {rows, columns, whole};
+  test::TileSpec coded = rows;
+  coded.coded = test::CodedSpec{};
+  coded.source = DType::kF32;
+  return {rows, columns, whole, coded};
 }
 
 int solve_and_compare(DeviceModule& module) {

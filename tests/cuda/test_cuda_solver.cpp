@@ -71,6 +71,47 @@ TEST_F(CudaSolver, SearchesWholeZerosAsTheReferenceDoesForAllWidthsAndGroupSizes
   }
 }
 
+TEST_F(CudaSolver, SearchesScalesOfFloatingPointGridsAsTheReferenceDoes) {
+  const auto solver = module_->make_solver(0, kAmple);
+
+  for (const TileSpec& spec : test::float_specs(random_)) {
+    SCOPED_TRACE(describe(spec));
+    TileCase tile(spec, random_);
+    expect_reference_bytes(*solver, tile);
+  }
+}
+
+TEST_F(CudaSolver, DecodesAllCodesAndScalesAsTheHostDoes) {
+  const auto solver = module_->make_solver(0, kAmple);
+
+  for (const TileSpec& spec : test::grid_of_coded_specs(random_)) {
+    SCOPED_TRACE(describe(spec));
+    TileCase tile(spec, random_);
+    expect_reference_bytes(*solver, tile);
+  }
+}
+
+TEST_F(CudaSolver, TellsOfCodesThatAreNotNumbers) {
+  const auto solver = module_->make_solver(0, kAmple);
+
+  for (const DType dtype : {DType::kF8E4M3, DType::kF8E5M2}) {
+    for (const std::int64_t group_size : {64, 100}) {
+      TileSpec spec;
+      spec.spec.group_size = group_size;
+      spec.rows = 40;
+      spec.cols = group_size;
+      spec.coded = test::CodedSpec{.dtype = dtype};
+      SCOPED_TRACE(describe(spec));
+      TileCase tile(spec, random_);
+
+      tile.set_nan(static_cast<std::int64_t>(random_() % 4000) % (spec.rows * spec.cols));
+
+      EXPECT_EQ(tile.outcome(), DeviceOutcome::kNonfinite);
+      expect_reference_bytes(*solver, tile);
+    }
+  }
+}
+
 TEST_F(CudaSolver, GivesTheBytesOfTheReferenceForAllKindsOfWeights) {
   const auto solver = module_->make_solver(0, kAmple);
 
@@ -217,6 +258,31 @@ TEST_F(CudaSolver, TellsOfWhatIsNotFinite) {
           expect_reference_bytes(*solver, whole);
         }
       }
+    }
+  }
+}
+
+TEST_F(CudaSolver, TellsOfWhatIsNotFiniteOnFloatingPointGrids) {
+  const auto solver = module_->make_solver(0, kAmple);
+
+  for (const FloatGrid grid : {FloatGrid::kNvfp4, FloatGrid::kMxfp4}) {
+    for (const float value : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+      TileSpec spec;
+      spec.spec.grid = grid;
+      spec.spec.group_size = grid == FloatGrid::kNvfp4 ? 16 : 32;
+      spec.spec.zeros = ZeroKind::kSymmetric;
+      spec.spec.solver = SolverKind::kAls;
+      spec.rows = 40;
+      spec.cols = 64;
+      spec.stored = DType::kF32;
+      spec.record = RecordErrors::kNo;
+      spec.unpacked = true;
+      TileCase tile(spec, random_);
+
+      tile.set_weight(static_cast<std::int64_t>(random_() % 2560), value);
+
+      EXPECT_EQ(tile.outcome(), DeviceOutcome::kNonfinite);
+      expect_reference_bytes(*solver, tile);
     }
   }
 }

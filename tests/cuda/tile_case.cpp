@@ -1,12 +1,16 @@
 #include "tests/cuda/tile_case.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <span>
 
 #include "kernels/decode.h"
+#include "kernels/float_grid.h"
+#include "kernels/fp8.h"
 #include "kernels/pack.h"
+#include "runtime/checked.h"
 #include "tests/support/solve_stored.h"
 
 namespace halfquad::test {
@@ -97,6 +101,23 @@ void choose_als(TileSpec& spec, std::mt19937_64& random) {
   spec.weighed = random() % 4 != 0;
 }
 
+/// Whole rows of groups on a floating-point grid.
+void choose_floats(TileSpec& spec, std::mt19937_64& random) {
+  const bool is_nvfp4 = random() % 2 == 0;
+  spec.spec = {};
+  spec.spec.grid = is_nvfp4 ? FloatGrid::kNvfp4 : FloatGrid::kMxfp4;
+  spec.spec.group_size = is_nvfp4 ? 16 : 32;
+  spec.spec.zeros = ZeroKind::kSymmetric;
+  spec.spec.solver = random() % 4 == 0 ? SolverKind::kRtn : SolverKind::kAls;
+  spec.cols = spec.spec.group_size * static_cast<std::int64_t>(1 + random() % 9);
+  spec.rows = 1 + static_cast<std::int64_t>(random() % 60);
+  spec.stored = DType::kF32;
+  spec.record = RecordErrors::kNo;
+  spec.form.reset();
+  spec.unpacked = true;
+  spec.weighed = random() % 3 != 0;
+}
+
 void choose_whole(TileSpec& spec, std::mt19937_64& random) {
   constexpr int kIters[] = {20, 20, 1, 2, 3, 4};
   if (random() % 2 == 0) {
@@ -109,6 +130,53 @@ void choose_whole(TileSpec& spec, std::mt19937_64& random) {
   spec.spec.zeros = random() % 2 == 0 ? ZeroKind::kSymmetric : ZeroKind::kInteger;
   spec.iters = spec.spec.iters = pick(random, kIters);
   spec.record = RecordErrors::kNo;
+}
+
+constexpr DType kCodes[] = {DType::kF8E4M3, DType::kF8E5M2, DType::kI8};
+constexpr DType kScales[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E8M0};
+enum class Blocks { kTensor, kRows, kGroups, kSquares, kOdd };
+constexpr Blocks kBlocks[] = {Blocks::kTensor, Blocks::kRows, Blocks::kGroups, Blocks::kSquares, Blocks::kOdd};
+
+void set_coded(TileSpec& spec, DType dtype, DType scale_dtype, Blocks blocks) {
+  spec.source = DType::kF32;
+  spec.coded = CodedSpec{dtype, scale_dtype, 128, 128};
+  if (blocks == Blocks::kSquares) return;
+  spec.coded->block_rows = blocks == Blocks::kTensor ? spec.rows : blocks == Blocks::kOdd ? 3 : 1;
+  spec.coded->block_cols = blocks == Blocks::kGroups ? 32 : blocks == Blocks::kOdd ? 7 : spec.cols;
+}
+
+void choose_coded(TileSpec& spec, std::mt19937_64& random) {
+  if (spec.spec.axis == 0 && spec.spec.channel_wise) return;
+  set_coded(spec, pick(random, kCodes), pick(random, kScales), pick(random, kBlocks));
+}
+
+/// The code nearest to `value`, or about so; finite.
+std::uint8_t code_of(DType dtype, float value) {
+  if (dtype == DType::kF8E4M3) return f32_to_e4m3(value);
+  if (dtype == DType::kF8E5M2) return static_cast<std::uint8_t>(f32_to_f16(std::clamp(value, -5e4F, 5e4F)) >> 8U);
+  return static_cast<std::uint8_t>(static_cast<std::int8_t>(std::lround(std::clamp(value, -128.0F, 127.0F))));
+}
+
+/// A code of any meaning that is a number.
+std::uint8_t any_code(DType dtype, std::mt19937_64& random) {
+  while (true) {
+    const auto code = static_cast<std::uint8_t>(random());
+    if (dtype == DType::kF8E4M3 && (code & 0x7FU) == 0x7F) continue;
+    if (dtype == DType::kF8E5M2 && (code & 0x7CU) == 0x7C) continue;
+    return code;
+  }
+}
+
+/// About `value`, as one element of `dtype`; now and then as near to zero as that has.
+void put_scale(DType dtype, float value, std::mt19937_64& random, std::byte* to) {
+  const bool tiny = random() % 64 == 0;
+  if (dtype == DType::kF8E8M0) {
+    *to = static_cast<std::byte>(tiny ? random() % 2 : std::bit_cast<std::uint32_t>(value) >> 23U);
+  } else {
+    const float least = dtype == DType::kF16 ? 0x1p-24F : 0x1p-133F;
+    const float scale = tiny ? least : value;
+    encode_from_f32(&scale, dtype, 1, to);
+  }
 }
 
 /// For each width and group size one that `choose_search` completes.
@@ -148,7 +216,11 @@ std::string describe(const TileSpec& s) {
           : s.spec.zeros == ZeroKind::kInteger ? ", whole zeros"
                                                : ", symmetric") +
          (s.spec.importance == Importance::kNone ? ", columns alike" : "") + (s.unpacked ? ", unpacked" : "") +
-         (s.weighed ? ", weighed" : "") +
+         (s.weighed ? ", weighed" : "") + ", grid " + std::string(name_of(s.spec.grid)) +
+         (s.coded ? ", from " + std::string(name_of(s.coded->dtype)) + " in blocks of " +
+                        std::to_string(s.coded->block_rows) + " x " + std::to_string(s.coded->block_cols) +
+                        " scaled by " + std::string(name_of(s.coded->scale_dtype))
+                  : "") +
          (s.spec.solver == SolverKind::kAls
               ? ", " + std::to_string(s.spec.starts) + " starts of " + std::to_string(s.spec.rounds) + " rounds"
               : "");
@@ -195,18 +267,12 @@ TileCase::TileCase(const TileSpec& spec, std::mt19937_64& random)
   tile_.by_columns = by_columns;
   tile_.cols = grouped_.cols;
   tile_.packed_rows = packed_rows(packing, grouped_.rows);
-  const std::byte* at = weights_.data() + offset_;
-  if (by_columns) {
-    tile_.slabs.push_back({at, grouped_.rows});
-  } else {
-    for (std::int64_t left = grouped_.rows; left > 0; left -= tile_.packed_rows) {
-      const std::int64_t rows = std::min(left, tile_.packed_rows);
-      const std::int64_t before = (at - (weights_.data() + offset_)) / element;
-      tile_.slabs.push_back({at, rows, before % spec.cols});
-      at += rows * grouped_.cols * element;
-    }
-    tile_.slabs.resize(static_cast<std::size_t>(slabs_of(packing)));
+  if (spec.coded) encode_weights(random);
+  if (spec.spec.has_tensor_scale()) {
+    const WeightRange all = range();
+    tile_.tensor_scale = tensor_scale_of(std::max(std::fabs(all.lo), std::fabs(all.hi)));
   }
+  place_slabs();
   if (!spec.spec.channel_wise) tile_.grid = start_grid(range(), spec.spec.width, spec.spec.round_zero);
   solve_by_reference();
   got_ = wanted_;
@@ -214,6 +280,68 @@ TileCase::TileCase(const TileSpec& spec, std::mt19937_64& random)
   tile_.scale = got_.scale.data();
   tile_.zero = got_.zero.data();
   spoil();
+}
+
+void TileCase::place_slabs() {
+  const std::int64_t element = spec_.coded ? 1 : bytes_of(spec_.source);
+  const std::byte* const first = (spec_.coded ? stored_ : weights_).data() + offset_;
+  tile_.slabs.clear();
+  if (tile_.by_columns) {
+    tile_.slabs.push_back({first, grouped_.rows});
+    return;
+  }
+  for (std::int64_t row = 0; row < grouped_.rows; row += tile_.packed_rows) {
+    const std::int64_t before = row * grouped_.cols;
+    DeviceTile::Slab& slab = tile_.slabs.emplace_back();
+    slab.data = first + before * element;
+    slab.rows = std::min(grouped_.rows - row, tile_.packed_rows);
+    slab.first_col = before % spec_.cols;
+    if (!spec_.coded) continue;
+    slab.first_row = before / spec_.cols;
+    const std::int64_t end_row = ceil_div(before + slab.rows * grouped_.cols, spec_.cols);
+    const std::int64_t begin = slab.first_row / spec_.coded->block_rows;
+    const std::int64_t end = ceil_div(end_row, spec_.coded->block_rows);
+    const std::int64_t line = ceil_div(spec_.cols, spec_.coded->block_cols) * bytes_of(spec_.coded->scale_dtype);
+    slab.scales = std::span(scales_).subspan(static_cast<std::size_t>(begin * line),
+                                             static_cast<std::size_t>((end - begin) * line));
+  }
+  tile_.slabs.resize(static_cast<std::size_t>(slabs_of(packing_of(tile_))));
+}
+
+void TileCase::encode_weights(std::mt19937_64& random) {
+  const CodedSpec& coded = *spec_.coded;
+  tile_.coded = {coded.dtype, coded.scale_dtype, spec_.cols, coded.block_rows, coded.block_cols};
+  const std::int64_t count = spec_.rows * spec_.cols, element = bytes_of(coded.scale_dtype);
+  const std::int64_t line = ceil_div(spec_.cols, coded.block_cols);
+  const auto* const values = reinterpret_cast<const float*>(weights_.data() + offset_);
+  float most = 0;
+  for (std::int64_t i = 0; i < count; ++i) most = std::max(most, std::fabs(values[i]));
+  const float usual = std::clamp(most / 100, 0x1p-14F, 0x1p14F);
+  scales_.resize(static_cast<std::size_t>(ceil_div(spec_.rows, coded.block_rows) * line * element));
+  for (std::size_t at = 0; at < scales_.size(); at += static_cast<std::size_t>(element)) {
+    const float value = usual * (1.0F + static_cast<float>(random() % 1000) / 1000);
+    put_scale(coded.scale_dtype, value, random, scales_.data() + at);
+  }
+  const bool any = random() % 4 == 0;
+  stored_.resize(offset_ + static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < count; ++i) {
+    stored_[offset_ + static_cast<std::size_t>(i)] =
+        static_cast<std::byte>(any ? any_code(coded.dtype, random) : code_of(coded.dtype, values[i] / usual));
+  }
+  decode_weights();
+}
+
+void TileCase::decode_weights() {
+  const CodedSpec& coded = *spec_.coded;
+  decode_fp8_rows(stored_.data() + offset_, coded.dtype, {0, spec_.rows, spec_.cols},
+                  {scales_.data(), coded.scale_dtype, coded.block_rows, coded.block_cols},
+                  reinterpret_cast<float*>(weights_.data() + offset_));
+}
+
+void TileCase::set_nan(std::int64_t i) {
+  stored_[offset_ + static_cast<std::size_t>(i)] = std::byte{0x7F};
+  decode_weights();
+  solve_by_reference();
 }
 
 WeightRange TileCase::range() const {
@@ -245,7 +373,9 @@ void TileCase::solve_groups(const GroupBlock& block, std::uint8_t* codes, std::v
     solver->encode(block, spec_.spec.width, *tile_.grid, spec_.stored, target, stats_);
     return;
   }
-  if (tile_.form) {
+  if (tile_.spec.grid != FloatGrid::kNone) {
+    solve_floats(*solver, *make_reference_float_searcher(), tile_, block, target, stats_);
+  } else if (tile_.form) {
     solve_stored(*solver, tile_, block, target, stats_);
   } else {
     solver->solve(block, request_of(tile_), target, stats_);
@@ -319,6 +449,8 @@ TileSpec random_spec(std::mt19937_64& random) {
     const bool rows = spec.spec.axis == 1 && spec.spec.channel_wise;
     if (rows && random() % 3 == 0) choose_als(spec, random);
     if (rows && random() % 3 == 0) choose_whole(spec, random);
+    if (random() % 6 == 0) choose_floats(spec, random);
+    if (random() % 3 == 0) choose_coded(spec, random);
   } while (!possible(spec));
   return spec;
 }
@@ -351,5 +483,34 @@ std::vector<TileSpec> grid_of_specs(std::mt19937_64& random) {
 std::vector<TileSpec> grid_of_als_specs(std::mt19937_64& random) { return grid_of_row_specs(random, choose_als); }
 
 std::vector<TileSpec> grid_of_whole_specs(std::mt19937_64& random) { return grid_of_row_specs(random, choose_whole); }
+
+std::vector<TileSpec> grid_of_coded_specs(std::mt19937_64& random) {
+  std::vector<TileSpec> specs;
+  for (const DType dtype : kCodes) {
+    for (const DType scale_dtype : kScales) {
+      for (const Blocks blocks : kBlocks) {
+        TileSpec spec;
+        do {
+          spec = random_spec(random);
+        } while (spec.spec.axis == 0 && spec.spec.channel_wise);
+        set_coded(spec, dtype, scale_dtype, blocks);
+        specs.push_back(spec);
+      }
+    }
+  }
+  return specs;
+}
+
+std::vector<TileSpec> float_specs(std::mt19937_64& random) {
+  std::vector<TileSpec> specs;
+  for (int i = 0; i < 60; ++i) {
+    TileSpec spec;
+    choose_rest(spec, random);
+    choose_floats(spec, random);
+    if (random() % 4 == 0) choose_coded(spec, random);
+    specs.push_back(spec);
+  }
+  return specs;
+}
 
 }  // namespace halfquad::test

@@ -8,6 +8,7 @@ folder in LD_LIBRARY_PATH), otherwise one of fake devices.
 
 import os
 import pathlib
+import re
 import shutil
 import sys
 import unittest
@@ -29,6 +30,19 @@ WHOLE_ZEROS = [  # with column weights and without, sizes in registers and other
     ["awq", "--importance", "none", "--group-size", "128"],
     ["gptq", "--bits", "3", "--group-size", "32", "--importance", "weights"],
     ["gguf", "--symmetric", "--importance", "weights"],
+]
+FLOATS = [  # on floating-point grids
+    ["compressed-tensors", "--type", "nvfp4", "--importance", "weights"],
+    ["compressed-tensors", "--type", "mxfp4", "--solver", "rtn"],
+    ["gguf", "--type", "nvfp4", "--importance", "none"],
+    ["gguf", "--type", "mxfp4"],
+]
+FP8 = [  # of experts and of what is not
+    ["hqq", "--solver", "hqq", "--group-size", "32"],
+    ["hqq", "--solver", "rtn", "--bits", "3"],
+    ["mlx", "--solver", "als"],
+    ["gptq", "--group-size", "128"],
+    ["compressed-tensors", "--type", "nvfp4"],
 ]
 
 
@@ -83,19 +97,23 @@ class DevicesTest(test_ranks.RanksTest):
                 self.assertEqual(len(report["ranks"][0]["devices"]), devices)
                 self.assertNotIn("warn:", error)
 
-    def expect_the_hosts_files(self, form: str, options: list, ranks: int, devices: int):
-        model, host = self.root / "layers", self.root / "host"
+    def expect_the_hosts_files(self, form: str, options: list, ranks: int, devices: int, preset: str = "tiny") -> str:
+        """Returns the error stream of the run on devices."""
+        model, host = self.root / f"layers-{preset}", self.root / "host"
         if not model.exists():
-            self.run_to_end([OPTIONS.halfquad, "synth", model, "--layers", "1", "--progress", "none"])
+            layers = ["--layers", "2" if "deepseek" in preset else "1"]  # the first without experts
+            self.run_to_end([OPTIONS.halfquad, "synth", model, "--preset", preset, *layers, "--progress", "none"])
         command = [OPTIONS.halfquad, "quantize", model, "--format", form, *options, *test_ranks.QUIET, "--devices"]
         shutil.rmtree(host, ignore_errors=True)
         shutil.rmtree(self.out, ignore_errors=True)
         self.run_to_end([*command, "none", host])
         on_devices = [*command, "all", "--devices-only", self.out]
-        self.run_to_end(self.mpirun(ranks, on_devices) if ranks > 1 else on_devices, DONE, self.environment(devices))
+        environment = self.environment(devices) | {"CUDAEMU_STATS": "1"}
+        error = self.run_to_end(self.mpirun(ranks, on_devices) if ranks > 1 else on_devices, DONE, environment)
         self.assertEqual(files_of(self.out), files_of(host))
         totals = report_of(self.out)["totals"]
         self.assertEqual(totals["device_weights"], totals["quantized_weights"])
+        return error
 
     def test_devices_solve_for_other_formats(self):
         for form, *options in FORMATS:
@@ -106,6 +124,19 @@ class DevicesTest(test_ranks.RanksTest):
         for i, (form, *options) in enumerate(WHOLE_ZEROS):
             with self.subTest(format=form, options=options):
                 self.expect_the_hosts_files(form, options, 1 + i % 2, 1 + i // 2 % 2)
+
+    def test_devices_search_scales_of_floating_point_grids(self):
+        for i, (form, *options) in enumerate(FLOATS):
+            with self.subTest(format=form, options=options):
+                self.expect_the_hosts_files(form, options, 1 + i % 2, 2)
+
+    def test_devices_decode_fp8(self):
+        for i, (form, *options) in enumerate(FP8):
+            with self.subTest(format=form, options=options):
+                error = self.expect_the_hosts_files(form, options, 1 + i % 2, 2, "tiny-deepseek-v3")
+                if OPTIONS.emulated:  # more than the self-check's 12
+                    blocks = sum(int(n) for n in re.findall(r"decode_kernel.*\n *launches .*? blocks (\d+)", error))
+                    self.assertGreater(blocks, 100, error)
 
     def test_ranks_divide_the_devices_of_a_machine(self):
         for ranks, devices, counts in ((2, 2, [1, 1]), (2, 8, [4, 4]), (4, 2, [1, 1, 1, 1]), (3, 4, [2, 1, 1])):

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "kernels/decode.h"
+#include "kernels/fp8.h"
 #include "kernels/pack.h"
 #include "runtime/check.h"
 #include "tests/support/solve_stored.h"
@@ -32,7 +33,9 @@ bool solve_block(Solver& solver, const DeviceTile& tile, const GroupBlock& block
   out.zero.resize(out.scale.size());
   target.scale = out.scale.data() + before;
   target.zero = out.zero.data() + before;
-  if (tile.form) {
+  if (tile.spec.grid != FloatGrid::kNone) {
+    solve_floats(solver, *make_float_searcher(), tile, block, target, stats);
+  } else if (tile.form) {
     solve_stored(solver, tile, block, target, stats);
   } else {
     solver.solve(block, request_of(tile), target, stats);
@@ -70,9 +73,27 @@ bool fits(DType stored, const std::vector<float>& values) {
                      [stored](float value) { return std::isfinite(round_to(stored, value)); });
 }
 
+/// The tile with its weights, which are in `weights`.
+DeviceTile decoded(DeviceTile tile, std::vector<std::vector<float>>& weights) {
+  const DeviceTile::Coded& coded = *tile.coded;
+  for (DeviceTile::Slab& slab : tile.slabs) {
+    const std::int64_t count = slab.rows * tile.cols;
+    std::vector<float>& out = weights.emplace_back(static_cast<std::size_t>(count));
+    decode_fp8_run(slab.data, coded.dtype, {slab.first_row, slab.first_col, count, coded.tensor_cols},
+                   {slab.scales.data(), coded.scale_dtype, coded.block_rows, coded.block_cols}, out.data());
+    slab.data = reinterpret_cast<const std::byte*>(out.data());
+  }
+  tile.coded.reset();
+  return tile;
+}
+
 }  // namespace
 
 DeviceResult solve_tile(Solver& solver, const DeviceTile& tile) {
+  if (tile.coded) {
+    std::vector<std::vector<float>> weights;
+    return solve_tile(solver, decoded(tile, weights));
+  }
   const Packing packing = packing_of(tile);
   const std::int64_t slab_codes = tile.packed_rows * tile.cols;
   Unpacked out;
@@ -149,18 +170,17 @@ std::unique_ptr<DeviceSolver> FakeDevices::make_solver(int index, std::uint64_t 
 }
 
 std::vector<DeviceResult> FakeDevices::solve(int index, Solver& solver, std::span<const DeviceTile> tiles) {
-  std::size_t largest = largest_batch_;
-  while (tiles.size() > largest && !largest_batch_.compare_exchange_weak(largest, tiles.size())) {
-  }
   const bool lost = [&] {
     const std::lock_guard lock(mutex_);
     const int call = ++calls_[index];
+    if (call > 1) largest_batch_ = std::max(largest_batch_, tiles.size());
     const auto at = faults_.lost_at.find(index);
     return at != faults_.lost_at.end() && call >= at->second;
   }();
   std::vector<DeviceResult> results;
   for (const DeviceTile& tile : tiles) {
     results.push_back(solve_tile(solver, tile));
+    if (tile.coded) ++coded_tiles_;
     if (faults_.wrong.contains(index)) tile.codes[0] ^= std::byte{1};
     if (lost) spoil(tile);
   }

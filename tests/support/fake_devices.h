@@ -53,8 +53,9 @@ class FakeDevices final : public DeviceModule {
   [[nodiscard]] int solve_calls(int index);
   [[nodiscard]] std::uint64_t locked_bytes() const noexcept { return locked_bytes_; }
   [[nodiscard]] std::uint64_t most_locked_bytes() const noexcept { return most_locked_bytes_; }
-  [[nodiscard]] std::size_t largest_batch() const noexcept { return largest_batch_; }
-  [[nodiscard]] std::vector<std::uint64_t> budgets();  ///< Of the solvers made so far.
+  [[nodiscard]] int coded_tiles() const noexcept { return coded_tiles_; }              ///< That were not yet decoded.
+  [[nodiscard]] std::size_t largest_batch() const noexcept { return largest_batch_; }  ///< After the self-checks.
+  [[nodiscard]] std::vector<std::uint64_t> budgets();                                  ///< Of the solvers made so far.
 
  private:
   class FakeSolver;
@@ -67,7 +68,8 @@ class FakeDevices final : public DeviceModule {
   std::map<int, int> calls_, solvers_;
   std::vector<std::uint64_t> budgets_;
   std::atomic<std::uint64_t> locked_bytes_{0}, most_locked_bytes_{0};
-  std::atomic<std::size_t> largest_batch_{0};
+  std::size_t largest_batch_ = 0;
+  std::atomic<int> coded_tiles_{0};
 };
 
 }  // namespace halfquad::test

@@ -45,4 +45,23 @@ void solve_stored(Solver& solver, const DeviceTile& tile, const GroupBlock& bloc
   solver.encode_groups(block, tile.spec.width, {inverse.data(), stored.data(), zero.data()}, target, stats);
 }
 
+void solve_floats(Solver& solver, const FloatGridSearcher& searcher, const DeviceTile& tile, const GroupBlock& block,
+                  const SolveTarget& target, SolveStats& stats) {
+  const std::int64_t count = block.groups * block.group_elems;
+  std::vector<float> weights(static_cast<std::size_t>(count));
+  decode_to_f32(block.data, block.dtype, count, weights.data());
+  stats.nonfinite = find_nonfinite(block.data, block.dtype, count).has_value();
+  if (stats.nonfinite) return;
+  searcher.run({.grid = tile.spec.grid,
+                .tensor_scale = tile.tensor_scale,
+                .weights = weights.data(),
+                .groups = block.groups,
+                .importance = block.importance.h,
+                .cols = block.importance.cols},
+               tile.spec.solver == SolverKind::kRtn ? ScaleSearch::kLargest : ScaleSearch::kBest,
+               {target.codes, target.scale});
+  std::fill_n(target.zero, block.groups, static_cast<float>(kFloatCodeZero));
+  solver.measure(block, {target.codes, target.scale, target.zero}, stats.final_error);
+}
+
 }  // namespace halfquad::test

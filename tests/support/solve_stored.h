@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/device.h"
+#include "kernels/float_grid.h"
 #include "kernels/solver.h"
 
 namespace halfquad::test {
@@ -12,5 +13,9 @@ void solve_stored(Solver& solver, const DeviceTile& tile, const GroupBlock& bloc
 
 /// How a tile without one is solved, and with it the grids are found.
 [[nodiscard]] SolveRequest request_of(const DeviceTile& tile);
+
+/// As a device does on a floating-point grid. @pre whole rows.
+void solve_floats(Solver& solver, const FloatGridSearcher& searcher, const DeviceTile& tile, const GroupBlock& block,
+                  const SolveTarget& target, SolveStats& stats);
 
 }  // namespace halfquad::test

@@ -94,6 +94,30 @@ TEST(Fp8, DecodesStretchesOfAnyKnownDtype) {
   EXPECT_FALSE(is_narrow_source(DType::kF8E4M3Fnuz) || is_narrow_source(DType::kI8));
 }
 
+// Both within a block and across rows and lines of the grid.
+TEST(Fp8, RunsThatBeginAndEndAnywhereAreTheRowsElements) {
+  constexpr std::int64_t kRows = 13, kCols = 21;
+  std::vector<std::byte> codes;
+  for (int i = 0; i < kRows * kCols; ++i) codes.push_back(static_cast<std::byte>(i * 37 % 127));
+  std::vector<float> scales;
+  for (int i = 0; i < 4 * 3; ++i) scales.push_back(1.0F + static_cast<float>(i) / 7);
+  const auto* const grid = reinterpret_cast<const std::byte*>(scales.data());
+  std::vector<float> all(kRows * kCols);
+  decode_fp8_rows(codes.data(), DType::kF8E4M3, {0, kRows, kCols}, {grid, DType::kF32, 4, 8}, all.data());
+
+  for (const std::int64_t first : {0, 5, 21, 88, 120, 200}) {
+    for (const std::int64_t count : {0, 1, 3, 16, 22, 73}) {
+      const std::int64_t row = first / kCols;
+      std::vector<float> out(static_cast<std::size_t>(count));
+
+      decode_fp8_run(codes.data() + first, DType::kF8E4M3, {row, first % kCols, count, kCols},
+                     {grid + row / 4 * 3 * 4, DType::kF32, 4, 8}, out.data());
+
+      EXPECT_EQ(out, std::vector<float>(all.begin() + first, all.begin() + first + count)) << first << " " << count;
+    }
+  }
+}
+
 class Fp8Goldens : public testing::Test {
  protected:
   static test::GoldenFile read(const std::string& name) {

@@ -7,6 +7,9 @@
 #include "io/posix_file_system.h"
 #include "io/safetensors_header.h"
 #include "kernels/decode.h"
+#include "kernels/fp8.h"
+#include "runtime/checked.h"
+#include "sharding/source_model.h"
 
 namespace halfquad::test {
 namespace {
@@ -108,7 +111,7 @@ void RunnerModel::write_and_open(const std::vector<ModelLayer>& layers, DType st
                                  const Format& format) {
   std::filesystem::create_directory(temp_.path() / "model");
   put_safetensors(source_path(), source_);
-  checkpoint_ = std::make_unique<Checkpoint>(*fs_, source_path());
+  checkpoint_ = std::make_unique<Checkpoint>(open_source(*fs_, source_path()));
   const std::vector<Decision> decisions = decisions_for(*checkpoint_, layers);
   layout_ = std::make_unique<OutputLayout>(*checkpoint_, decisions, stored, max_shard_bytes, format);
   plan_ = make_plan(*checkpoint_, *layout_);
@@ -164,6 +167,8 @@ std::string heavy_weights(const std::string& name, DType dtype, std::int64_t cou
   if (dtype == DType::kF64) {
     const std::vector<double> wide(values.begin(), values.end());
     std::memcpy(bytes.data(), wide.data(), bytes.size());
+  } else if (dtype == DType::kF8E4M3) {
+    for (std::size_t i = 0; i < values.size(); ++i) bytes[i] = static_cast<char>(f32_to_e4m3(values[i] * 400));
   } else {
     encode_from_f32(values.data(), dtype, count, reinterpret_cast<std::byte*>(bytes.data()));
   }
@@ -203,6 +208,30 @@ std::vector<ModelLayer> large_layers() {
       layer("l.stops", 3072, 4096, DType::kBF16, {.width = k2, .beta = 4}),
       layer("l.rtn", 1100, 4096, DType::kBF16, {.width = k1, .solver = SolverKind::kRtn}),
   };
+}
+
+std::vector<ModelLayer> coded_layers() {
+  using enum CodeWidth;
+  return {
+      layer("f.k4", 2400, 2048, DType::kF8E4M3, {.width = k4}),  // two tiles of two slabs
+      layer("f.k3", 100, 192, DType::kF8E4M3, {.width = k3, .iters = 5}),
+      layer("f.als", 2400, 2048, DType::kF8E4M3, {.width = k4, .solver = SolverKind::kAls}),
+      layer("f.rtn", 64, 320, DType::kF8E4M3, {.width = k8, .group_size = 40, .solver = SolverKind::kRtn}),
+      layer("f.tensor", 64, 100, DType::kF8E4M3, {.width = k4, .channel_wise = false}),
+      layer("f.columns", 128, 100, DType::kF8E4M3, {.width = k4, .axis = 0}),
+  };
+}
+
+std::vector<TestTensor> scales_of(const std::vector<ModelLayer>& layers) {
+  std::vector<TestTensor> scales;
+  for (const ModelLayer& layer : layers) {
+    const std::vector<std::int64_t> shape = {ceil_div<std::int64_t>(layer.rows, 128),
+                                             ceil_div<std::int64_t>(layer.cols, 128)};
+    std::vector<float> values;
+    for (std::int64_t i = 0; i < shape[0] * shape[1]; ++i) values.push_back(0x1p-9F + static_cast<float>(i) * 0x1p-17F);
+    scales.push_back(f32_tensor(layer.module + ".weight_scale_inv", shape, values));
+  }
+  return scales;
 }
 
 std::vector<TestTensor> kept_tensors() {

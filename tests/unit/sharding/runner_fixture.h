@@ -75,6 +75,9 @@ class RunnerModel {
 [[nodiscard]] std::vector<ModelLayer> small_layers();
 /// Layers of several tiles, of two or more slabs each.
 [[nodiscard]] std::vector<ModelLayer> large_layers();
+/// Layers of E4M3 codes, and the scales of their blocks of 128 x 128.
+[[nodiscard]] std::vector<ModelLayer> coded_layers();
+[[nodiscard]] std::vector<TestTensor> scales_of(const std::vector<ModelLayer>& layers);
 /// Tensors to copy: of many blocks, a scalar, an empty one, of a dtype that nothing computes with.
 [[nodiscard]] std::vector<TestTensor> kept_tensors();
 
