@@ -18,8 +18,7 @@ enum class ReadMode {
 
 enum class WriteMode {
   kBuffered,  ///< Through the page cache.
-  kDirect,  ///< Large pieces past the page cache where their address and offset agree modulo the page size and the file
-            ///< system takes that; all else buffered.
+  kDirect,    ///< Large pieces past the page cache where the file system takes that; all else buffered.
 };
 
 /// An open file for reading at offsets. Thread-safe: any number of reads at once.

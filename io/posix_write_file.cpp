@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "io/aligned_scratch.h"
 #include "io/posix_file.h"
 #include "runtime/checked.h"
 #include "runtime/text.h"
@@ -35,11 +36,11 @@ class PosixWriteFile final : public WriteFile {
   }
 
   void write(std::uint64_t offset, std::span<const std::byte> data) override {
-    if (direct_.load(std::memory_order_relaxed) && data.size() >= kDirectBytes && same_phase(offset, data)) {
+    if (direct_.load(std::memory_order_relaxed) && data.size() >= kDirectBytes) {
       const std::size_t head = round_up<std::uint64_t>(offset, kBlock) - offset;
       const std::size_t body = (data.size() - head) / kBlock * kBlock;
       write_all(fd_, offset, data.first(head));
-      write_all(direct_fd_, offset + head, data.subspan(head, body));
+      write_blocks(offset + head, data.subspan(head, body));
       offset += head + body;
       data = data.subspan(head + body);
     }
@@ -47,6 +48,8 @@ class PosixWriteFile final : public WriteFile {
   }
 
   void start_writeback(std::uint64_t offset, std::uint64_t bytes) override {
+    // Most of it went past the cache. The rest is better sent in few requests by sync() than here in many small ones.
+    if (direct_.load(std::memory_order_relaxed)) return;
     // A hint: where it is not supported, sync() does the whole of the work.
     ::sync_file_range(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
   }
@@ -68,10 +71,19 @@ class PosixWriteFile final : public WriteFile {
   static constexpr std::uint64_t kBlock = 4096;
   // Below this the page cache costs less than two more requests.
   static constexpr std::size_t kDirectBytes = 256 << 10;
+  static constexpr std::size_t kCopyBytes = 1 << 20;
 
-  // Whether the aligned middle of `data` is aligned in memory too.
-  static bool same_phase(std::uint64_t offset, std::span<const std::byte> data) {
-    return reinterpret_cast<std::uintptr_t>(data.data()) % kBlock == offset % kBlock;
+  // Whole blocks, past the page cache. From memory that does not begin at a multiple of one they are copied first: even
+  // so that costs less than the cache's pages.
+  void write_blocks(std::uint64_t offset, std::span<const std::byte> blocks) {
+    if (reinterpret_cast<std::uintptr_t>(blocks.data()) % kBlock == 0) return write_all(direct_fd_, offset, blocks);
+    thread_local const AlignedScratch copy(kCopyBytes);
+    const std::span<std::byte> to = copy.bytes();
+    for (std::size_t done = 0; done < blocks.size(); done += kCopyBytes) {
+      const std::span<const std::byte> from = blocks.subspan(done, std::min(kCopyBytes, blocks.size() - done));
+      std::ranges::copy(from, to.begin());
+      write_all(direct_fd_, offset + done, to.first(from.size()));
+    }
   }
 
   void write_all(const FileDescriptor& file, std::uint64_t offset, std::span<const std::byte> data) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/simd/narrow.h"
 #include "runtime/check.h"
 
 // The loops below are branch-free per element and load through memcpy (sources are not aligned), so that the compiler
@@ -96,7 +97,7 @@ void decode_to_f32(const std::byte* in, DType dtype, std::int64_t count, float* 
 void encode_from_f32(const float* in, DType dtype, std::int64_t count, std::byte* out) noexcept {
   const auto n = static_cast<std::size_t>(count);
   if (dtype == DType::kF16) {
-    for (std::size_t i = 0; i < n; ++i) store(out + 2 * i, narrow_f16(in[i]));
+    for (std::size_t i = simd::narrow_to_f16(in, n, out); i < n; ++i) store(out + 2 * i, narrow_f16(in[i]));
   } else if (dtype == DType::kBF16) {
     for (std::size_t i = 0; i < n; ++i) store(out + 2 * i, narrow_bf16(in[i]));
   } else {

@@ -9,11 +9,16 @@
 #include <fmt/format.h>
 
 #include "runtime/check.h"
+#include "sharding/device_tiles.h"
 
 namespace halfquad {
 namespace {
 
 constexpr std::chrono::milliseconds kStopPoll{50};
+// Copies that may wait for tiles to go first: what this rank has taken and not begun is nobody else's to do.
+constexpr std::size_t kMostPostponed = 32;
+// Writers wait for the file system most of the time, and tiles come in pieces.
+constexpr int kWriters = 4;
 
 template <class T>
 T share(std::uint64_t slots, std::uint64_t divisor, T most) {
@@ -43,7 +48,7 @@ Pipeline::Shape Pipeline::shape_for(const Inputs& inputs) {
   shape.workers = host_waits ? 0 : share(slots, 3, inputs.options.threads);
   shape.readers = share(slots, 10, std::clamp(inputs.options.threads / 2, 4, 16));
   const int writers = inputs.options.writers;
-  shape.writers = share(slots, 10, writers > 0 ? writers : std::clamp(inputs.options.threads / 8, 2, 8));
+  shape.writers = share(slots, 5, writers > 0 ? writers : kWriters);
   shape.ready_limit = share<std::size_t>(slots, 10, static_cast<std::size_t>(shape.workers + shape.device_workers) + 1);
   shape.writing_limit = share<std::size_t>(slots, 10, static_cast<std::size_t>(shape.writers) + 1);
   return shape;
@@ -89,8 +94,8 @@ void Pipeline::start_threads() {
 // A pipeline may have nothing to do but to wait for other ranks: then no thread of it would notice a stop.
 void Pipeline::watch_stop() {
   std::unique_lock lock(mutex_);
-  while (!changed_.wait_for(lock, kStopPoll,
-                            [this] { return failed_ || (readers_running_ == 0 && workers_running_ == 0); })) {
+  while (!ended_.wait_for(lock, kStopPoll,
+                          [this] { return failed_ || (readers_running_ == 0 && workers_running_ == 0); })) {
     check_stop();
   }
 }
@@ -110,7 +115,10 @@ void Pipeline::fail(std::exception_ptr error) noexcept {
     if (!error_) error_ = std::move(error);
     failed_ = true;
   }
-  changed_.notify_all();
+  for (std::condition_variable* changed :
+       {&reading_changed_, &ready_room_, &ready_changed_, &writing_room_, &writing_changed_, &ended_}) {
+    changed->notify_all();
+  }
   pool_.close();
 }
 
@@ -147,15 +155,17 @@ void Pipeline::read_loop(const std::string& lane) {
       continue;
     }
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return failed_ || room_for_ready_locked(); });
+    ready_room_.wait(lock, [&] { return failed_ || room_for_ready_locked(); });
     if (failed_) return;
     ready_weights_ += weights_of(item_of(unit));
     ready_.push_back(std::move(unit));
-    changed_.notify_all();
+    ready_changed_.notify_one();
   }
   const std::lock_guard lock(mutex_);
   --readers_running_;
-  changed_.notify_all();
+  ready_changed_.notify_all();
+  writing_changed_.notify_all();
+  ended_.notify_all();
 }
 
 // Devices take small tiles together, so more of these may wait for one.
@@ -169,26 +179,43 @@ std::optional<Pipeline::NextRead> Pipeline::next_read() {
   std::unique_lock lock(mutex_);
   while (true) {
     // Readers stay until every tensor is decided: until then a tile may have to be read again.
-    changed_.wait(lock, [&] {
-      return failed_ || !again_.empty() || range_.size() > 0 || (no_more_ ? undecided_ == 0 : may_fetch_locked());
+    reading_changed_.wait(lock, [&] {
+      return failed_ || !again_.empty() || !postponed_.empty() || range_.size() > 0 ||
+             (no_more_ ? undecided_ == 0 : may_fetch_locked());
     });
     if (failed_) return {};
     if (!again_.empty()) {
       const std::size_t item = again_.front();
       again_.pop_front();
-      return NextRead{item, Unit::Phase::kAgain};
+      return NextRead{item, Unit::Phase::kAgain, item};
     }
-    if (range_.size() > 0) break;
+    const bool more = range_.size() > 0 || (!no_more_ && may_fetch_locked());
+    if (!postponed_.empty() && (!more || !room_for_ready_locked())) {
+      const std::size_t item = postponed_.front();
+      postponed_.pop_front();
+      return NextRead{item, Unit::Phase::kCopy, no_more_ ? in_.plan.items.size() : range_.begin};
+    }
+    if (range_.size() > 0) {
+      if (!postpone_locked(range_.begin)) break;
+      postponed_.push_back(range_.begin++);
+      continue;
+    }
     if (no_more_) return {};
     fetch_range(lock);
   }
   const std::size_t index = range_.begin++;
   const WorkItem& item = in_.plan.items[index];
-  if (item.kind == WorkItem::Kind::kCopy) return NextRead{index, Unit::Phase::kCopy};
+  if (item.kind == WorkItem::Kind::kCopy) return NextRead{index, Unit::Phase::kCopy, index};
   const bool waits = TensorState::waits(in_.layout.quantized()[item.tensor]);
   const bool known = waits && tensors_[item.tensor].decision.has_value();
   if (!known) ++unsolved_;
-  return NextRead{index, known ? Unit::Phase::kAgain : Unit::Phase::kFirst};
+  return NextRead{index, known ? Unit::Phase::kAgain : Unit::Phase::kFirst, index};
+}
+
+// Copies wait while the workers want tiles: a checkpoint begins with its embedding, which is nothing to solve.
+bool Pipeline::postpone_locked(std::size_t item) const {
+  return in_.plan.items[item].kind == WorkItem::Kind::kCopy && room_for_ready_locked() &&
+         postponed_.size() < kMostPostponed;
 }
 
 // Near the end of the job a rank takes no more tiles than it needs to go on without a pause: what it takes, another
@@ -222,7 +249,7 @@ void Pipeline::fetch_range(std::unique_lock<std::mutex>& lock) {
     if (!state.undecided) ++undecided_;
     state.undecided = true;
   }
-  changed_.notify_all();
+  reading_changed_.notify_all();
 }
 
 void Pipeline::all_tiles_taken_locked(std::size_t tensor, std::size_t last_item) {
@@ -251,15 +278,15 @@ Unit Pipeline::read(const NextRead& next) {
   if (content != nullptr && content->kind == OutputTensor::Kind::kConvert) {
     const Conversion& conversion = content->conversion;
     const Conversion::Block block = conversion.block(item.index % conversion.blocks());
-    Buffer memory = acquire(ItemBuffer::conversion_bytes(conversion, block, source), next.item);
+    Buffer memory = acquire(ItemBuffer::conversion_bytes(conversion, block, source), next.place);
     unit.buffer = ItemBuffer(std::move(memory), conversion, block, source);
   } else if (content != nullptr) {
     const ByteRange block{static_cast<std::uint64_t>(item.index) * kCopyBlockBytes, item.source_bytes};
-    unit.buffer = ItemBuffer(acquire(ItemBuffer::copy_bytes(block.bytes), next.item), block);
+    unit.buffer = ItemBuffer(acquire(ItemBuffer::copy_bytes(block.bytes), next.place), block);
   } else {
     const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
     const DType stored = in_.layout.stored();
-    Buffer memory = acquire(ItemBuffer::tile_bytes(tensor, item.index, source, stored), next.item);
+    Buffer memory = acquire(tile_lease(item), next.place);
     const std::uint64_t codes_at =
         in_.layout.file_offset(tensor.codes) + tensor.tiles.code_ranges(item.index)[0].offset;
     unit.buffer = ItemBuffer(std::move(memory), tensor, item.index, source, stored, codes_at);
@@ -276,34 +303,46 @@ Unit Pipeline::read(const NextRead& next) {
   return unit;
 }
 
-// Memory for `item`. When none is free, held tiles are given up, the latest first, but never those of a tensor whose
-// tiles have all been read before `item`: that tensor is decided, and lets go of its tiles, without any further memory.
-// A waiting reader also keeps tiles from being held (first_pass_done), so whatever is in flight ends up free.
-Buffer Pipeline::acquire(std::uint64_t bytes, std::size_t item) {
+// What a tile's buffer is made for: a tensor's last tile takes one as large as the others.
+std::uint64_t Pipeline::tile_lease(const WorkItem& tile) const {
+  const auto bytes = [&](std::int64_t index) {
+    return ItemBuffer::tile_bytes(in_.layout.quantized()[tile.tensor], index, source_of(tile), in_.layout.stored());
+  };
+  return std::max(bytes(0), bytes(tile.index));
+}
+
+// Memory for what is read at `place`. When none is free, held tiles are given up, the latest first, but never those of
+// a tensor whose tiles have all been read before: that tensor is decided, and lets go of its tiles, without any further
+// memory. A waiting reader also keeps tiles from being held (first_pass_done), so whatever is in flight ends up free.
+// Buffers of about one size share it: one of another size takes the place of one that the next tile would have used
+// again, and the system clears every page anew.
+Buffer Pipeline::acquire(std::uint64_t bytes, std::size_t place) {
+  const std::uint64_t largest = in_.plan.largest_item_bytes;
+  if (bytes >= largest / 4 * 3) bytes = std::max(bytes, largest);
   Buffer memory = pool_.try_acquire(bytes);
   if (!memory.empty()) return memory;
   {
     const std::lock_guard lock(mutex_);
-    waiting_.insert(item);
+    waiting_.insert(place);
     std::uint64_t promised = 0;
     while (promised < bytes) {
-      const std::uint64_t given = give_up_one_locked(item);
+      const std::uint64_t given = give_up_one_locked(place);
       if (given == 0) break;
       promised += given;
     }
   }
-  changed_.notify_all();
+  writing_changed_.notify_all();
   memory = pool_.acquire(bytes);
   const std::lock_guard lock(mutex_);
-  waiting_.erase(waiting_.find(item));
+  waiting_.erase(waiting_.find(place));
   return memory;
 }
 
 // Returns the bytes that will be free soon; 0 when no tile may be given up.
-std::uint64_t Pipeline::give_up_one_locked(std::size_t item) {
+std::uint64_t Pipeline::give_up_one_locked(std::size_t place) {
   TensorState* latest = nullptr;
   for (TensorState& state : tensors_) {
-    if (state.held.empty() || state.last_item < item) continue;
+    if (state.held.empty() || state.last_item < place) continue;
     if (latest == nullptr || state.last_item > latest->last_item) latest = &state;
   }
   if (latest == nullptr) return 0;

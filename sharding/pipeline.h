@@ -71,15 +71,18 @@ class Pipeline {
   struct NextRead {
     std::size_t item = 0;
     Unit::Phase phase = Unit::Phase::kFirst;
+    std::size_t place = 0;  // in the order of reading: `item`, or what is next when a postponed one is read
   };
   [[nodiscard]] std::optional<NextRead> next_read();
   void fetch_range(std::unique_lock<std::mutex>& lock);
   void all_tiles_taken_locked(std::size_t tensor, std::size_t last_item);
   [[nodiscard]] bool may_fetch_locked() const;
   [[nodiscard]] bool room_for_ready_locked() const;
+  [[nodiscard]] bool postpone_locked(std::size_t item) const;
   [[nodiscard]] Unit read(const NextRead& next);
-  [[nodiscard]] Buffer acquire(std::uint64_t bytes, std::size_t item);
-  [[nodiscard]] std::uint64_t give_up_one_locked(std::size_t item);
+  [[nodiscard]] std::uint64_t tile_lease(const WorkItem& tile) const;
+  [[nodiscard]] Buffer acquire(std::uint64_t bytes, std::size_t place);
+  [[nodiscard]] std::uint64_t give_up_one_locked(std::size_t place);
 
   // Solving.
   // One tile on its way through a worker.
@@ -108,7 +111,7 @@ class Pipeline {
   void solve_on_host(TileSolver& solver, Pass& pass);
   void look_over(TileSolver& solver, Pass& pass);
   static void add_levels(TileSolver& solver, Pass& pass);
-  [[nodiscard]] bool nothing_to_solve(const Pass& pass) const;
+  [[nodiscard]] bool stands_as_it_is(const Unit& unit, const TensorDecision& decision) const;
   void end_pass(Pass pass, double seconds);
   void clear_nonfinite(Unit& unit, const QuantizedTensor& tensor);
   [[nodiscard]] std::string range_error(const SourceTensor& source) const;
@@ -139,7 +142,13 @@ class Pipeline {
   BufferPool pool_;  // outlives every Unit below
 
   std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
+  // By who waits: waking everybody for every tile would cost more than some tiles do.
+  std::condition_variable reading_changed_;  // readers for something to read
+  std::condition_variable ready_room_;       // readers for room among the tiles to be solved
+  std::condition_variable ready_changed_;    // workers for tiles
+  std::condition_variable writing_room_;     // whoever has something for the writers
+  std::condition_variable writing_changed_;  // writers
+  std::condition_variable ended_;            // watch_stop()
   std::vector<TensorState> tensors_;
   ItemRange range_;                     // items to be read next
   bool fetching_ = false;               // a reader is asking for more
@@ -148,10 +157,12 @@ class Pipeline {
   std::size_t unsolved_ = 0;            // tiles taken whose first pass is not done
   std::size_t undecided_ = 0;           // tensors that are TensorState::undecided
   std::deque<std::size_t> again_;       // items to be read again, before anything new
+  std::deque<std::size_t> postponed_;   // copies, to be read once the workers have enough
   std::deque<Unit> ready_;              // read, to be solved
   std::uint64_t ready_weights_ = 0;     // in ready_
-  std::deque<Unit> writing_;            // to be written
-  std::multiset<std::size_t> waiting_;  // items whose reader waits for memory
+  std::deque<Unit> writing_;            // to be written; no more than shape_.writing_limit
+  std::deque<Unit> let_go_;             // the same: tiles that were held, so no limit would keep any memory free
+  std::multiset<std::size_t> waiting_;  // places whose reader waits for memory
   int readers_running_ = 0, workers_running_ = 0;
   bool failed_ = false;
   std::exception_ptr error_;

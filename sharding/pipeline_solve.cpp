@@ -46,14 +46,15 @@ void Pipeline::device_loop(const std::string& lane, int worker) {
 void Pipeline::worker_gone() {
   const std::lock_guard lock(mutex_);
   --workers_running_;
-  changed_.notify_all();
+  writing_changed_.notify_all();
+  ended_.notify_all();
 }
 
 // The next tile, and more as long as they hold no more than `batch_weights` in all. Empty: there will be none.
 std::vector<Unit> Pipeline::next_solve(std::uint64_t batch_weights) {
   const auto start = std::chrono::steady_clock::now();
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return failed_ || !ready_.empty() || readers_running_ == 0; });
+  ready_changed_.wait(lock, [&] { return failed_ || !ready_.empty() || readers_running_ == 0; });
   stats_.read_wait_seconds += seconds_since(start);
   std::vector<Unit> units;
   std::uint64_t weights = 0;
@@ -65,7 +66,7 @@ std::vector<Unit> Pipeline::next_solve(std::uint64_t batch_weights) {
     units.push_back(std::move(ready_.front()));
     ready_.pop_front();
   }
-  changed_.notify_all();
+  ready_room_.notify_all();
   return units;
 }
 
@@ -86,7 +87,7 @@ void Pipeline::solve_units(TileSolver& host, DeviceLane* device, std::vector<Uni
     if (!first) continue;
     const std::lock_guard lock(mutex_);
     --unsolved_;
-    changed_.notify_all();
+    if (few_left_) reading_changed_.notify_all();
   }
 }
 
@@ -130,10 +131,11 @@ Pipeline::Pass Pipeline::begin_pass(Unit unit) {
   return pass;
 }
 
-bool Pipeline::nothing_to_solve(const Pass& pass) const {
-  return !pass.solve || (pass.redo_after != kAllStrips &&
-                         std::all_of(pass.unit.strips.begin(), pass.unit.strips.end(),
-                                     [&](const StripResult& strip) { return strip.settled <= pass.redo_after; }));
+// Whether a held tile is what its tensor's decision makes of it: no zero moved after the stop step.
+bool Pipeline::stands_as_it_is(const Unit& unit, const TensorDecision& decision) const {
+  return in_.layout.quantized()[item_of(unit).tensor].optimizes() &&
+         std::all_of(unit.strips.begin(), unit.strips.end(),
+                     [&](const StripResult& strip) { return strip.settled <= decision.steps; });
 }
 
 // What the device cannot finish, for whatever reason, is left to the host, which knows how to say why.
@@ -141,7 +143,7 @@ void Pipeline::solve_on_device(DeviceLane& device, std::span<Pass> passes) {
   std::vector<Pass*> sent;
   std::uint64_t unpacked = 0;
   for (Pass& pass : passes) {
-    if (nothing_to_solve(pass) || !devices_solve(*pass.job.tensor)) continue;
+    if (!pass.solve || !devices_solve(*pass.job.tensor)) continue;
     unpacked += unpacked_bytes(pass.job);
     sent.push_back(&pass);
   }
@@ -307,7 +309,7 @@ void Pipeline::first_pass_done(Unit unit, FirstPasses passes) {
     }
     if (--state.first_passes_open == 0) told = std::exchange(state.passes, {});
   }
-  changed_.notify_all();
+  writing_changed_.notify_one();  // it may have been given up
   if (told.tiles == 0) return;
   const QuantizedTensor& whole = in_.layout.quantized()[tensor];
   const bool much = whole.weighs_columns() || whole.wants_levels();
@@ -326,7 +328,7 @@ void Pipeline::give_up_locked(Unit unit) {
   if (in_.layout.quantized()[tensor].optimizes()) {
     unit.phase = Unit::Phase::kAhead;
     ++state.writes_ahead;
-    writing_.push_back(std::move(unit));
+    let_go_.push_back(std::move(unit));
     return;
   }
   unit.buffer.release();
@@ -340,13 +342,19 @@ void Pipeline::decided(std::size_t tensor, const TensorDecision& decision) {
     TensorState& state = tensors_[tensor];
     state.decision = decision;
     for (Unit& unit : state.held) {
+      if (stands_as_it_is(unit, decision)) {
+        unit.record.decision = decision;
+        let_go_.push_back(std::move(unit));
+        continue;
+      }
       ready_weights_ += weights_of(item_of(unit));
       ready_.push_front(std::move(unit));
     }
     state.held.clear();
     settle_given_up_locked(tensor);
   }
-  changed_.notify_all();
+  ready_changed_.notify_all();
+  writing_changed_.notify_all();
 }
 
 // Once a tensor is decided and no write ahead could overtake a later one: which of its given-up tiles are right as they
@@ -366,6 +374,7 @@ void Pipeline::settle_given_up_locked(std::size_t tensor) {
   state.given_up.clear();
   state.undecided = false;
   --undecided_;
+  reading_changed_.notify_all();
 }
 
 std::uint64_t Pipeline::weights_of(const WorkItem& item) const {

@@ -15,10 +15,10 @@ namespace halfquad {
 
 void Pipeline::push_write(Unit unit) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return failed_ || writing_.size() < shape_.writing_limit; });
+  writing_room_.wait(lock, [&] { return failed_ || writing_.size() < shape_.writing_limit; });
   if (failed_) return;
   writing_.push_back(std::move(unit));
-  changed_.notify_all();
+  writing_changed_.notify_one();
 }
 
 void Pipeline::write_loop(const std::string& lane) {
@@ -51,16 +51,19 @@ void Pipeline::written_ahead(Unit unit) {
     state.given_up.push_back({unit.item, settled, std::move(unit.record)});
     if (--state.writes_ahead == 0) settle_given_up_locked(tensor);
   }
-  changed_.notify_all();
 }
 
 std::optional<Unit> Pipeline::next_write() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return failed_ || !writing_.empty() || (readers_running_ == 0 && workers_running_ == 0); });
-  if (failed_ || writing_.empty()) return {};
-  Unit unit = std::move(writing_.front());
-  writing_.pop_front();
-  changed_.notify_all();
+  writing_changed_.wait(lock, [&] {
+    return failed_ || !let_go_.empty() || !writing_.empty() || (readers_running_ == 0 && workers_running_ == 0);
+  });
+  // Readers and workers may wait for room in writing_, nobody for the others.
+  std::deque<Unit>& from = writing_.empty() ? let_go_ : writing_;
+  if (failed_ || from.empty()) return {};
+  Unit unit = std::move(from.front());
+  from.pop_front();
+  writing_room_.notify_one();
   return unit;
 }
 

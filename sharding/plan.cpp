@@ -33,7 +33,7 @@ void add_tiles(Plan& plan, const QuantizedTensor& tensor, std::size_t index, con
     const std::uint64_t bytes = ItemBuffer::tile_bytes(tensor, tile, source, stored);
     const std::uint64_t decoded = total_bytes(ranges);
     add_item(plan, {WorkItem::Kind::kTile, index, tile, decoded, codes + grids, source.stored_bytes(decoded)}, bytes);
-    tensor_bytes += bytes;
+    tensor_bytes += std::max(bytes, ItemBuffer::tile_bytes(tensor, 0, source, stored));
   }
   plan.largest_tensor_bytes = std::max(plan.largest_tensor_bytes, tensor_bytes);
 }

@@ -40,7 +40,12 @@ WorkQueue::WorkQueue(const Plan& plan, int ranks, Schedule schedule, std::span<c
   cost_before_.reserve(count + 1);
   cost_before_.push_back(0);
   for (std::size_t i = 0; i < count; ++i) {
-    if (i == 0 || !same_tensor(plan.items[i - 1], plan.items[i])) borders_.push_back(i);
+    if (i == 0 || !same_tensor(plan.items[i - 1], plan.items[i])) {
+      borders_.push_back(i);
+      copied_.push_back(0);
+    } else {
+      copied_.back() = plan.items[i].kind == WorkItem::Kind::kCopy ? 1 : 0;
+    }
     const bool open = done.empty() || done[i] == 0;
     const double cost = open ? (costs.empty() ? default_cost(plan.items[i]) : costs[i]) : 0;
     if (open) open_costs.push_back(cost);
@@ -96,8 +101,30 @@ void WorkQueue::start_with_cut_tensors(Run& run) const {
     if (middle.begin < middle.end) inner.push_back(middle);
     if (tail.begin < tail.end) cut.push_back(tail);
   }
+  put_copies_first(inner);
   cut.insert(cut.end(), inner.begin(), inner.end());
   run.pieces = std::move(cut);
+}
+
+// Copying goes on beside solving, but not once there is nothing left to solve: an output head is a file's last tensor.
+void WorkQueue::put_copies_first(std::vector<ItemRange>& pieces) const {
+  std::vector<ItemRange> copies, others;
+  for (const ItemRange& piece : pieces) {
+    for (std::size_t begin = piece.begin; begin < piece.end;) {
+      const auto tensor = std::ranges::upper_bound(borders_, begin);
+      const std::size_t end = std::min(*tensor, piece.end);
+      const auto number = static_cast<std::size_t>(std::distance(borders_.begin(), tensor)) - 1;
+      std::vector<ItemRange>& to = copied_[number] != 0 ? copies : others;
+      if (!to.empty() && to.back().end == begin) {
+        to.back().end = end;
+      } else {
+        to.push_back({begin, end});
+      }
+      begin = end;
+    }
+  }
+  copies.insert(copies.end(), others.begin(), others.end());
+  pieces = std::move(copies);
 }
 
 std::optional<ItemRange> WorkQueue::next(int rank) {

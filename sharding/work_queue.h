@@ -22,8 +22,9 @@ enum class Schedule : std::uint8_t {
 };
 
 /// Hands the items of a plan to ranks. Each rank owns a run of items of about equal cost and walks it in file order, so
-/// that it keeps reading the files it already reads, but for tensors it shares with other ranks, which come first; runs
-/// are handed out in pieces that shrink towards the end. Pure: no clock, no messages. Not thread-safe.
+/// that it keeps reading the files it already reads, but for tensors it shares with other ranks, which come first, and
+/// large ones that are only copied, which come next; runs are handed out in pieces that shrink towards the end. Pure:
+/// no clock, no messages. Not thread-safe.
 class WorkQueue {
  public:
   /// Cost of one item: what it adds to a rank's time, in any unit.
@@ -56,10 +57,13 @@ class WorkQueue {
   ItemRange take_back(Run& run, double most) const;
   void cut_shares(std::span<const std::uint8_t> done, int ranks);
   void start_with_cut_tensors(Run& run) const;
+  void put_copies_first(std::vector<ItemRange>& pieces) const;
 
   Schedule schedule_;
   Costs cost_before_;                 // [i]: of all items before i that are not done
   std::vector<std::size_t> borders_;  // the first item of every tensor, and one past the last item
+  std::vector<std::uint8_t>
+      copied_;  // [i]: whether the tensor that begins with borders_[i] is copied, in several blocks
   std::vector<std::vector<ItemRange>> shares_;
   std::vector<Run> runs_;
   std::size_t left_ = 0;

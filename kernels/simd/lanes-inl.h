@@ -8,7 +8,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include "kernels/decode.h"
@@ -24,6 +26,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 using DF = hn::ScalableTag<float>;
 using DI = hn::RebindToSigned<DF>;
 using DU32 = hn::RebindToUnsigned<DF>;
+using DU16 = hn::Repartition<uint16_t, DF>;
+using DI16 = hn::Repartition<int16_t, DF>;
 using DHalf = hn::Half<DF>;
 using DF64 = hn::Repartition<double, DF>;
 using VF = hn::Vec<DF>;
@@ -145,17 +149,52 @@ HWY_INLINE void TransposeFour(const float* HWY_RESTRICT rows, size_t stride, siz
 
 // Eight bf16 columns k .. k+7 of N rows become eight vectors of N fp32 lanes: the values are moved together as 16-bit
 // integers, half the shuffles of moving fp32, and widened by putting zeros below them.
-HWY_INLINE VF WidenLower(hn::Vec<hn::Repartition<uint16_t, DF>> v) {
-  const hn::Repartition<uint16_t, DF> d16;
+HWY_INLINE VF WidenLower(hn::Vec<DU16> v) {
+  const DU16 d16;
   return hn::BitCast(kDF, hn::InterleaveLower(d16, hn::Zero(d16), v));
 }
-HWY_INLINE VF WidenUpper(hn::Vec<hn::Repartition<uint16_t, DF>> v) {
-  const hn::Repartition<uint16_t, DF> d16;
+HWY_INLINE VF WidenUpper(hn::Vec<DU16> v) {
+  const DU16 d16;
   return hn::BitCast(kDF, hn::InterleaveUpper(d16, hn::Zero(d16), v));
 }
 
+// The largest bits of each lane's weights, as integers of either kind.
+struct LargestBits {
+  hn::Vec<DU32> as_unsigned;
+  hn::Vec<DI> as_signed;
+
+  HWY_INLINE void Add(hn::Vec<DU32> x) {
+    as_unsigned = hn::Max(as_unsigned, x);
+    as_signed = hn::Max(as_signed, hn::BitCast(DI(), x));
+  }
+};
+
+// The same of bf16 weights, two columns of N lanes in each vector as TransposeEightBF16() has them.
+struct LargestHalves {
+  hn::Vec<DU16> as_unsigned;
+  hn::Vec<DI16> as_signed;
+
+  HWY_INLINE void Clear() {
+    as_unsigned = hn::Zero(DU16());
+    as_signed = hn::Set(DI16(), std::numeric_limits<int16_t>::min());
+  }
+  HWY_INLINE void Add(hn::Vec<DU16> x) {
+    as_unsigned = hn::Max(as_unsigned, x);
+    as_signed = hn::Max(as_signed, hn::BitCast(DI16(), x));
+  }
+  HWY_INLINE LargestBits Bits() const {
+    const auto bits = hn::BitCast(DU16(), as_signed);
+    LargestBits largest;
+    largest.as_unsigned =
+        hn::Max(hn::BitCast(DU32(), WidenLower(as_unsigned)), hn::BitCast(DU32(), WidenUpper(as_unsigned)));
+    largest.as_signed = hn::Max(hn::BitCast(DI(), WidenLower(bits)), hn::BitCast(DI(), WidenUpper(bits)));
+    return largest;
+  }
+};
+
 // rows[lane]: the first of that group's elements.
-HWY_INLINE void TransposeEightBF16(const std::byte* const* rows, size_t k, float* HWY_RESTRICT out) {
+HWY_INLINE void TransposeEightBF16(const std::byte* const* rows, size_t k, float* HWY_RESTRICT out,
+                                   LargestHalves* largest = nullptr) {
   const hn::Repartition<uint16_t, DF> d16;
   const hn::Repartition<uint32_t, DF> d32;
   const auto load = [&](size_t row) HWY_ATTR {
@@ -180,6 +219,12 @@ HWY_INLINE void TransposeEightBF16(const std::byte* const* rows, size_t k, float
   const auto c23 = hn::BitCast(d16, hn::InterleaveUpper(d32, a_low, b_low));
   const auto c45 = hn::BitCast(d16, hn::InterleaveLower(d32, a_high, b_high));
   const auto c67 = hn::BitCast(d16, hn::InterleaveUpper(d32, a_high, b_high));
+  if (largest != nullptr) {
+    largest->Add(c01);
+    largest->Add(c23);
+    largest->Add(c45);
+    largest->Add(c67);
+  }
   hn::Store(WidenLower(c01), kDF, out + (k + 0) * kLanes);
   hn::Store(WidenUpper(c01), kDF, out + (k + 1) * kLanes);
   hn::Store(WidenLower(c23), kDF, out + (k + 2) * kLanes);
@@ -190,22 +235,43 @@ HWY_INLINE void TransposeEightBF16(const std::byte* const* rows, size_t k, float
   hn::Store(WidenUpper(c67), kDF, out + (k + 7) * kLanes);
 }
 
+// Weights come from memory that a device has just written: the solver would wait for the first lines of every group.
+// What lies behind the end of a block is not touched.
+HWY_INLINE void Prefetch(const std::byte* p, size_t bytes) {
+  constexpr size_t kLine = 64, kMostBytes = 256;  // longer groups the hardware sees coming
+  for (size_t at = 0; at < bytes && at < kMostBytes; at += kLine) hwy::Prefetch(reinterpret_cast<const float*>(p + at));
+}
+
+// Where the elements of groups [first, first + count) begin. Those of the groups after the next ones are asked for.
+HWY_INLINE void FindStarts(const GroupBlock& block, size_t first, size_t count, size_t bytes,
+                           const std::byte** starts) {
+  const size_t stride = static_cast<size_t>(block.group_stride) * bytes;
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    starts[lane] = block.data + (first + (lane < count ? lane : 0)) * stride;
+    Prefetch(starts[lane] + 2 * kLanes * stride, static_cast<size_t>(block.group_elems) * bytes);
+  }
+}
+
+// Whether groups of consecutive bf16 weights can be loaded eight columns at a time.
+HWY_INLINE bool InEights(const GroupBlock& block) { return block.group_elems % 8 == 0; }
+
+HWY_INLINE void LoadEights(const GroupBlock& block, size_t first, size_t count, float* out,
+                           LargestHalves* largest = nullptr) {
+  const std::byte* starts[kLanes];
+  FindStarts(block, first, count, 2, starts);
+  const size_t elems = static_cast<size_t>(block.group_elems);
+  for (size_t k = 0; k < elems; k += 8) TransposeEightBF16(starts, k, out, largest);
+}
+
 // Groups [first, first + count) of `block`, count <= N, into out[k * N + lane]; lanes beyond `count` repeat group
 // `first`, so that they never decide anything.
 template <DType kType>
 HWY_INLINE void LoadConsecutive(const GroupBlock& block, size_t first, size_t count, float* rows, size_t stride,
                                 float* out) {
+  if (kType == DType::kBF16 && InEights(block)) return LoadEights(block, first, count, out);
   const size_t elems = static_cast<size_t>(block.group_elems);
-  const size_t bytes = kType == DType::kU8 ? 1 : static_cast<size_t>(bytes_of(kType));
   const std::byte* starts[kLanes];
-  for (size_t lane = 0; lane < kLanes; ++lane) {
-    const size_t group = first + (lane < count ? lane : 0);
-    starts[lane] = block.data + group * static_cast<size_t>(block.group_stride) * bytes;
-  }
-  if (kType == DType::kBF16 && elems % 8 == 0) {
-    for (size_t k = 0; k < elems; k += 8) TransposeEightBF16(starts, k, out);
-    return;
-  }
+  FindStarts(block, first, count, kType == DType::kU8 ? 1 : static_cast<size_t>(bytes_of(kType)), starts);
   for (size_t lane = 0; lane < kLanes; ++lane) DecodeRow<kType>(starts[lane], elems, rows + lane * stride);
   for (size_t k = 0; k < elems; k += 4) TransposeFour(rows, stride, k, out);
 }
@@ -243,6 +309,27 @@ HWY_INLINE void LoadLanes(const GroupBlock& block, size_t first, size_t count, c
   if (block.dtype == DType::kF64) return LoadTyped<DType::kF64>(block, first, count, scratch, out);
   if (block.dtype == DType::kU8) return LoadTyped<DType::kU8>(block, first, count, scratch, out);
   return LoadTyped<DType::kF32>(block, first, count, scratch, out);
+}
+
+HWY_INLINE LargestBits FindLargestBits(const float* HWY_RESTRICT w, size_t elems) {
+  LargestBits largest;
+  largest.as_unsigned = hn::BitCast(DU32(), hn::Load(kDF, w));
+  largest.as_signed = hn::BitCast(DI(), largest.as_unsigned);
+  for (size_t k = 1; k < elems; ++k) largest.Add(hn::BitCast(DU32(), hn::Load(kDF, w + k * kLanes)));
+  return largest;
+}
+
+// LoadLanes() that finds the largest bits on the way.
+HWY_INLINE LargestBits LoadLanesAndLargest(const GroupBlock& block, size_t first, size_t count,
+                                           const simd::Scratch& scratch, float* out) {
+  if (block.dtype == DType::kBF16 && block.element_stride == 1 && InEights(block)) {
+    LargestHalves largest;
+    largest.Clear();
+    LoadEights(block, first, count, out, &largest);
+    return largest.Bits();
+  }
+  LoadLanes(block, first, count, scratch, out);
+  return FindLargestBits(out, static_cast<size_t>(block.group_elems));
 }
 
 }  // namespace HWY_NAMESPACE

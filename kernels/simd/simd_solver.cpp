@@ -183,7 +183,7 @@ class SimdSolver final : public Solver {
       for (size_t i = static_cast<size_t>(n); i < vectors * kLanes; ++i) w[i] = w[0];
       VF lo, hi;
       WeightRange chunk;
-      static_cast<void>(FindRange(w, vectors, lo, hi));
+      static_cast<void>(RangeOf(FindLargestBits(w, vectors), w, vectors, lo, hi));
       chunk.nonfinite = HasNonfinite(w, vectors);
       HWY_ALIGN float low[kLanes], high[kLanes];
       hn::Store(lo, kDF, low);
@@ -245,9 +245,9 @@ class SimdSolver final : public Solver {
     for (size_t first = 0; first < groups; first += kLanes) {
       set.first = first;
       set.count = groups - first < kLanes ? groups - first : kLanes;
-      LoadLanes(block, first, set.count, scratch_, set.weights.w);
+      const LargestBits largest = LoadLanesAndLargest(block, first, set.count, scratch_, set.weights.w);
       VF lowest, highest;
-      const bool beyond_f32 = FindRange(set.weights.w, elems, lowest, highest);
+      const bool beyond_f32 = RangeOf(largest, set.weights.w, elems, lowest, highest);
       const Span span = SpanOf(lowest, highest, request.spec.zeros);
       if (HWY_UNLIKELY(beyond_f32 || (whole && !hn::AllTrue(kDF, hn::Le(span.length, most))))) {
         stats.nonfinite = true;
@@ -290,9 +290,9 @@ class SimdSolver final : public Solver {
     for (size_t first = 0; first < groups; first += kLanes) {
       set.first = first;
       set.count = groups - first < kLanes ? groups - first : kLanes;
-      LoadLanes(block, first, set.count, scratch_, set.weights.w);
+      const LargestBits largest = LoadLanesAndLargest(block, first, set.count, scratch_, set.weights.w);
       VF lo, hi;
-      const bool beyond_f32 = FindRange(set.weights.w, elems, lo, hi);
+      const bool beyond_f32 = RangeOf(largest, set.weights.w, elems, lo, hi);
       const Span span = SpanOf(lo, hi, request.spec.zeros);
       if (HWY_UNLIKELY(beyond_f32 || !hn::AllTrue(kDF, hn::Le(span.length, most)))) {
         stats.nonfinite = true;
@@ -341,9 +341,9 @@ class SimdSolver final : public Solver {
     set.has_clamped = false;
     set.calm_low = hn::Set(kDF, 1.0F);  // nothing is known yet
     set.calm_high = hn::Zero(kDF);
-    LoadLanes(block, first, set.count, scratch_, set.weights.w);
+    const LargestBits largest = LoadLanesAndLargest(block, first, set.count, scratch_, set.weights.w);
     VF lo, hi;
-    if (HWY_UNLIKELY(FindRange(set.weights.w, elems, lo, hi))) return false;
+    if (HWY_UNLIKELY(RangeOf(largest, set.weights.w, elems, lo, hi))) return false;
     set.grid = StartGrid(lo, hi, qmax_v, round_zero);
     ScaleWeights(set.weights.w, set.grid.S, elems, set.weights.ws);
     return true;

@@ -50,20 +50,12 @@ HWY_NOINLINE void CompareAll(const float* HWY_RESTRICT w, size_t elems, VF& lo, 
 // infinity makes it; a NaN may go unnoticed.
 // Among the bits of floats of both signs the largest signed integer is the largest float, and the largest unsigned one
 // the smallest float. Integers can be compared on every pipe, floats on half of them.
-HWY_INLINE bool FindRange(const float* HWY_RESTRICT w, size_t elems, VF& lo, VF& hi) {
-  const DU32 du;
+HWY_INLINE bool RangeOf(const LargestBits& largest, const float* HWY_RESTRICT w, size_t elems, VF& lo, VF& hi) {
   const DI di;
-  auto as_unsigned = hn::BitCast(du, hn::Load(kDF, w));
-  auto as_signed = hn::BitCast(di, as_unsigned);
-  for (size_t k = 1; k < elems; ++k) {
-    const auto x = hn::BitCast(du, hn::Load(kDF, w + k * kLanes));
-    as_unsigned = hn::Max(as_unsigned, x);
-    as_signed = hn::Max(as_signed, hn::BitCast(di, x));
-  }
-  const auto both_signs = hn::AndNot(as_signed, hn::BitCast(di, as_unsigned));
+  const auto both_signs = hn::AndNot(largest.as_signed, hn::BitCast(di, largest.as_unsigned));
   if (HWY_LIKELY(hn::AllTrue(di, hn::Lt(both_signs, hn::Zero(di))))) {
-    lo = hn::BitCast(kDF, as_unsigned);
-    hi = hn::BitCast(kDF, as_signed);
+    lo = hn::BitCast(kDF, largest.as_unsigned);
+    hi = hn::BitCast(kDF, largest.as_signed);
   } else {
     CompareAll(w, elems, lo, hi);
   }

@@ -17,6 +17,8 @@ import subprocess
 import sys
 import time
 
+SETTLE_SECONDS = 5
+
 
 def run(command):
     """(seconds, largest resident set in MiB, standard output) of a command; ends the program when it fails."""
@@ -27,6 +29,12 @@ def run(command):
     if status != 0:
         sys.exit(f"end_to_end: failed: {' '.join(command)}")
     return time.perf_counter() - begin, usage.ru_maxrss / 1024, output
+
+
+def settle():
+    """Lets the disk forget the blocks of deleted files, which would slow down whoever comes next."""
+    os.sync()
+    time.sleep(SETTLE_SECONDS)
 
 
 def moved_seconds(line):
@@ -60,9 +68,11 @@ def main():
 
     ratios, largest = [], 0.0
     for number in range(1, options.runs + 1):
+        settle()
         lines = run(move)[2].splitlines()
         moving = moved_seconds(next(line for line in lines if line.startswith("halfquad-bench-1")))
         shutil.rmtree(output)
+        settle()
         quantizing, resident, _ = run(quantize)
         ratios.append(quantizing / moving)
         largest = max(largest, resident)

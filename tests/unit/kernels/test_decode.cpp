@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <span>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -130,6 +131,30 @@ TEST(RoundTo, RoundsOnceToTheDtype) {
   EXPECT_EQ(round_to(DType::kF32, 0.1F), 0.1F);
   EXPECT_EQ(round_to(DType::kF16, 0.1F), 0x1.998p-4F);
   EXPECT_EQ(round_to(DType::kBF16, 0.1F), 0x1.9ap-4F);
+}
+
+// Many at a time, by conversion instructions where the CPU has them: to the bit what one by one gives, of NaNs too.
+TEST(EncodeFromF32, RoundsManyAsOneByOne) {
+  std::vector<float> values = interesting(kF16);
+  for (const std::uint32_t bits :
+       {0x7F80'0001U, 0x7FC0'1234U, 0xFF80'2000U, 0x7FFF'FFFFU, 0xFFFF'FFFFU, 0x0000'0001U}) {
+    values.push_back(std::bit_cast<float>(bits));
+  }
+  values.insert(values.end(), {kInf, -kInf, 65520.0F, -0.0F, 0x1p-25F, 0x1.8p-24F});
+  std::mt19937 random(1);
+  while (values.size() < 100'003) values.push_back(std::bit_cast<float>(static_cast<std::uint32_t>(random())));
+  for (const std::size_t skipped : {0U, 1U, 99'990U}) {
+    const std::span<const float> rest = std::span(values).subspan(skipped);
+    std::vector<std::byte> stored(1 + rest.size() * 2);
+
+    encode_from_f32(rest.data(), DType::kF16, static_cast<std::int64_t>(rest.size()), stored.data() + 1);
+
+    for (std::size_t i = 0; i < rest.size(); ++i) {
+      std::uint16_t got = 0;
+      std::memcpy(&got, stored.data() + 1 + 2 * i, sizeof got);
+      ASSERT_EQ(got, f32_to_f16(rest[i])) << std::bit_cast<std::uint32_t>(rest[i]);
+    }
+  }
 }
 
 template <class T>

@@ -113,7 +113,7 @@ TEST(WorkQueue, SharesLeaveDoneItemsOutAndEvenTheRest) {
 }
 
 TEST(WorkQueue, StaticKeepsToTheSharesInOrder) {
-  const Plan plan = plan_of({50, 3, 47, 60, 40});
+  const Plan plan = plan_of({50, 49, 1, 60, 40});
   WorkQueue queue(plan, 2, Schedule::kStatic);
   for (const int rank : {1, 0}) {
     std::size_t at = queue.share(rank)[0].begin;
@@ -122,6 +122,23 @@ TEST(WorkQueue, StaticKeepsToTheSharesInOrder) {
       at = piece->end;
     }
     EXPECT_EQ(at, queue.share(rank)[0].end);
+  }
+}
+
+TEST(WorkQueue, TakesLargeCopiesBeforeTheRest) {
+  const Plan plan = plan_of({10, 20, 30, 40, 5, 1, 45, 30, 30});
+  for (const Schedule schedule : {Schedule::kDynamic, Schedule::kStatic}) {
+    WorkQueue queue(plan, 1, schedule);
+    std::vector<std::size_t> order;
+    while (const auto piece = queue.next(0)) {
+      for (std::size_t i = piece->begin; i < piece->end; ++i) order.push_back(i);
+    }
+
+    std::vector<std::size_t> expected;
+    for (const ItemRange part : {ItemRange{30, 60}, {181, 211}, {0, 30}, {60, 181}}) {
+      for (std::size_t i = part.begin; i < part.end; ++i) expected.push_back(i);
+    }
+    EXPECT_EQ(order, expected);
   }
 }
 
@@ -173,10 +190,12 @@ TEST(WorkQueue, PiecesHoldSixteenTilesAtMostAndShrinkToOne) {
 }
 
 TEST(WorkQueue, EndsPiecesAtTheBordersOfTensors) {
-  // Of 16 tiles: two tensors of 7 fit, the third comes whole in the next piece.
-  const Plan small = plan_of(std::vector<int>(100, 7));
+  // Of 16 tiles: two tensors of 7 and one of 1 fit, the next comes whole in the next piece.
+  std::vector<int> tiles(100, 7);
+  for (std::size_t i = 2; i < tiles.size(); i += 3) tiles[i] = 1;
+  const Plan small = plan_of(tiles);
   WorkQueue whole(small, 1, Schedule::kDynamic);
-  EXPECT_EQ(whole.next(0)->end, 14U);
+  EXPECT_EQ(whole.next(0)->end, 15U);
   // A rest of four tiles is no more than a quarter of sixteen, one of five is.
   const Plan rest_of_four = plan_of({20, 500});
   EXPECT_EQ(WorkQueue(rest_of_four, 1, Schedule::kDynamic).next(0)->end, 20U);
