@@ -6,12 +6,11 @@
 #include <exception>
 #include <functional>
 #include <map>
-#include <memory>
 #include <mutex>
-#include <semaphore>
 #include <span>
 #include <vector>
 
+#include "runtime/buffer_pool.h"
 #include "sharding/output_layout.h"
 #include "sharding/output_piece.h"
 
@@ -39,13 +38,15 @@ class WriteCombiner {
   void add(std::span<const OutputPiece> pieces);
   /// Returns once everything that add() had taken is written; others may add meanwhile. Throws as add().
   void flush();
+  /// Largest sum of bytes in use so far.
+  [[nodiscard]] std::uint64_t peak_bytes() const { return memory_.peak_bytes() + scratches_.peak_bytes(); }
 
  private:
   // A tile's part of a tensor, line by line.
   struct Part {
     std::uint64_t column = 0;  // where it begins in each line, in bytes
     std::uint64_t width = 0;   // bytes of it in a line
-    std::unique_ptr<std::byte[]> data;
+    Buffer data;
   };
   struct Held {
     std::vector<Part> parts;
@@ -54,8 +55,8 @@ class WriteCombiner {
   using Lock = std::unique_lock<std::mutex>;
 
   [[nodiscard]] const BlockLayout& blocks_of(std::size_t entry) const { return layout_.contents()[entry].blocks; }
-  [[nodiscard]] bool reserve(Lock& lock, std::size_t entry, std::uint64_t bytes);
-  void insert(std::size_t entry, Part part, std::uint64_t bytes);
+  [[nodiscard]] Buffer reserve(Lock& lock, std::size_t entry, std::uint64_t bytes);
+  void insert(std::size_t entry, Part part);
   [[nodiscard]] bool is_whole(std::size_t entry) const;
   void wait_for(Lock& lock, std::size_t entry);
   void write_out(Lock& lock, std::size_t entry);
@@ -68,13 +69,12 @@ class WriteCombiner {
 
   const OutputLayout& layout_;
   const Write write_;
-  const std::uint64_t capacity_;
-  std::counting_semaphore<> scratches_;  // threads that may have one more
+  BufferPool memory_;     // of parts
+  BufferPool scratches_;  // what is written at once
 
   std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
   std::map<std::size_t, Held> held_;              // by entry
-  std::uint64_t bytes_ = 0;                       // in memory: held, about to be, and being written
   std::map<std::size_t, std::uint64_t> writing_;  // entries being written, and since which turn
   std::uint64_t turns_ = 0;
   std::exception_ptr error_;

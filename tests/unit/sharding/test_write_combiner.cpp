@@ -168,6 +168,25 @@ TEST_F(WriteCombinerTest, WritesSoonerWhatItHasNoMemoryFor) {
   for (std::int64_t i = 0; i < held; ++i) EXPECT_TRUE(is_written(static_cast<std::size_t>(i % 3), i / 3)) << i;
 }
 
+// Memory for eleven of them.
+TEST_F(WriteCombinerTest, ManyTilesAtATimeTakeNoMoreThanTheBudget) {
+  for (int round = 0; round < 5; ++round) {
+    WriteCombiner combiner(layout_, WriteCombiner::kLeastBytes, keep());
+    std::vector<std::thread> threads;
+    for (std::size_t layer = 0; layer < 3; ++layer) {
+      for (std::int64_t tile = 0; tile < 7; ++tile) {
+        threads.emplace_back([&, layer, tile] { add(combiner, layer, tile); });
+      }
+    }
+    for (std::thread& thread : threads) thread.join();
+    combiner.flush();
+
+    for (std::size_t layer = 0; layer < 3; ++layer) EXPECT_TRUE(is_written(layer, 0)) << layer;
+    EXPECT_LE(combiner.peak_bytes(), WriteCombiner::kLeastBytes);
+    for (auto& bytes : written_) std::fill(bytes.begin(), bytes.end(), std::byte{0});
+  }
+}
+
 TEST_F(WriteCombinerTest, ATileThatComesAgainCountsOnce) {
   WriteCombiner combiner(layout_, 64 * kMiB, keep());
   add(combiner, 0, 2, 1);
