@@ -253,6 +253,7 @@ void LocalRun::close_store() {
   }
   if (keeper_) keeper_->finish();
   if (journal_) journal_->close();
+  if (place_.files != nullptr) outcome_.stats.peak_buffer_bytes += place_.files->combining_peak_bytes();
   if (!outcome_.error && place_.files != nullptr) place_.files->finish();
 }
 

@@ -38,6 +38,8 @@ class WeightFiles final : public OutputSink {
   /// From now on holds tiles of transposed tensors in up to `budget_bytes` and writes them together (WriteCombiner);
   /// less than that takes is no memory at all. @pre nothing is being written.
   void combine(std::uint64_t budget_bytes);
+  /// The most of that in use so far. Bytes.
+  [[nodiscard]] std::uint64_t combining_peak_bytes() const { return combiner_ ? combiner_->peak_bytes() : 0; }
   void write(std::span<const OutputPiece> pieces) override;
   void write_constants();
   /// Returns once everything whose write() had returned is on stable storage; others may write meanwhile.
