@@ -1,11 +1,12 @@
 """Quantizing a whole checkpoint against merely moving the same bytes, in turn, in one run.
 
-usage: end_to_end.py HALFQUAD DIRECTORY [--preset llama-13b] [--layers N] [--memory 512MiB] [--runs 3] [QUANTIZE-OPTIONS...]
+usage: end_to_end.py HALFQUAD DIRECTORY [--preset llama-13b] [--layers N] [--memory 512MiB] [--runs 3] [--dd] [QUANTIZE-OPTIONS...]
 
 DIRECTORY needs room for the synthetic checkpoint and its output (llama-13b: 26 GB + 8 GB); the checkpoint is kept for
 the next run. Each run reads all of the checkpoint's weights while writing as many bytes as the output has, with
 nothing in between (`halfquad bench io`), then quantizes it. Both read and write past the page cache, so that neither
-finds the other's pages there. Prints seconds, their ratio and the largest resident set.
+finds the other's pages there. Prints seconds, their ratio and the largest resident set. With --dd also what dd takes, which
+has one request of 16 MiB under way at a time and reads before it writes.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 import time
 
 SETTLE_SECONDS = 5
+BLOCK = 16 << 20
 
 
 def run(command):
@@ -37,6 +39,16 @@ def settle():
     time.sleep(SETTLE_SECONDS)
 
 
+def dd_seconds(model, target, size):
+    """(reading the checkpoint's weights, writing `size` bytes): seconds of dd, past the page cache."""
+    reading = sum(run(["dd", f"if={path}", "of=/dev/null", "bs=16M", "iflag=direct", "status=none"])[0]
+                  for path in sorted(model.glob("*.safetensors")))
+    writing = run(["dd", "if=/dev/zero", f"of={target}", "bs=16M", f"count={-(-size // BLOCK)}", "oflag=direct", "conv=fsync",
+                   "status=none"])[0]
+    target.unlink()
+    return reading, writing
+
+
 def moved_seconds(line):
     fields = [field.strip() for field in line.split(",")]
     return float(fields[fields.index("seconds") + 1])
@@ -50,6 +62,7 @@ def main():
     parser.add_argument("--layers")
     parser.add_argument("--memory", default="512MiB")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--dd", action="store_true")
     options, extra = parser.parse_known_args()
     suffix = f"-{options.layers}" if options.layers else ""
     options.directory.mkdir(parents=True, exist_ok=True)
@@ -66,7 +79,7 @@ def main():
     move = [options.halfquad, "bench", "io", "--dir", str(options.directory), "--source", str(model), "--write-bytes",
             str(size), "--mode", "both", "--direct-io", "on", "--runs", "1"]
 
-    ratios, largest = [], 0.0
+    ratios, times, largest = [], [], 0.0
     for number in range(1, options.runs + 1):
         settle()
         lines = run(move)[2].splitlines()
@@ -74,6 +87,7 @@ def main():
         shutil.rmtree(output)
         settle()
         quantizing, resident, _ = run(quantize)
+        times.append(quantizing)
         ratios.append(quantizing / moving)
         largest = max(largest, resident)
         print(f"run {number}: moving the bytes {moving:.2f} s, quantizing {quantizing:.2f} s, ratio {ratios[-1]:.3f}",
@@ -81,6 +95,11 @@ def main():
     print(f"halfquad-bench-1, bench, end_to_end, preset, {options.preset}{suffix}, output_bytes, {size}, runs, "
           f"{options.runs}, median_ratio, {statistics.median(ratios):.3f}, budget, {options.memory}, peak_rss_mib, "
           f"{largest:.0f}")
+    if options.dd:
+        settle()
+        reading, writing = dd_seconds(model, options.directory / "dd", size)
+        print(f"dd: reading {reading:.2f} s, writing {writing:.2f} s; quantizing takes "
+              f"{statistics.median(times) / (reading + writing):.3f} of both")
 
 
 if __name__ == "__main__":
