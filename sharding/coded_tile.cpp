@@ -2,17 +2,9 @@
 
 #include <limits>
 
-#include "runtime/buffer_pool.h"
 #include "runtime/checked.h"
 
 namespace halfquad {
-namespace {
-
-std::uint64_t scratch_bytes(ByteRange range) {
-  return round_up<std::uint64_t>(range.bytes + ReadFile::kSlack, BufferPool::kAlignment);
-}
-
-}  // namespace
 
 std::optional<CodedTile> CodedTile::of(const QuantizedTensor& tensor, std::int64_t tile, const SourceTensor& source) {
   if (source.decoder == nullptr || tensor.tiles.by_columns()) return std::nullopt;
@@ -46,13 +38,13 @@ ByteRange CodedTile::scales_of(const Run& run) const noexcept {
 
 std::uint64_t CodedTile::bytes() const noexcept {
   std::uint64_t bytes = 0;
-  for (const Run& run : runs_) bytes += scratch_bytes(codes_of(run)) + scratch_bytes(scales_of(run));
+  for (const Run& run : runs_) bytes += scratch_bytes(codes_of(run).bytes) + scratch_bytes(scales_of(run).bytes);
   return bytes;
 }
 
 void CodedTile::read(const OpenCheckpoint& files, std::span<std::byte> memory) {
   const auto read = [&](int file, ByteRange range) {
-    const std::uint64_t room = scratch_bytes(range);
+    const std::uint64_t room = scratch_bytes(range.bytes);
     const std::span<std::byte> read = files.file(file).read(range.offset, range.bytes, memory.first(room));
     memory = memory.subspan(room);
     return read;

@@ -13,8 +13,6 @@ namespace {
 
 constexpr std::uint64_t kPage = BufferPool::kAlignment;
 
-std::uint64_t scratch_bytes(std::uint64_t bytes) { return round_up(bytes + ReadFile::kSlack, kPage); }
-
 /// Beside the weights of a tile that is decoded: for what is read at a time, or for all of it as it is stored.
 std::uint64_t decoding_bytes(const std::optional<CodedTile>& coded) {
   return std::max<std::uint64_t>(OpenCheckpoint::kScratchBytes, coded ? coded->bytes() : 0);

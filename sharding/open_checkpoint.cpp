@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "runtime/buffer_pool.h"
+#include "runtime/checked.h"
 #include "runtime/text.h"
 
 namespace halfquad {
@@ -40,6 +42,10 @@ void read_range(ReadFile& file, std::uint64_t start, const ByteRange& range, std
 
 OpenCheckpoint::OpenCheckpoint(FileSystem& fs, const Checkpoint& checkpoint, ReadMode mode) {
   for (const SourceFile& file : checkpoint.files()) files_.push_back(fs.open_read(file.path, mode));
+}
+
+std::uint64_t scratch_bytes(std::uint64_t bytes) noexcept {
+  return round_up<std::uint64_t>(bytes + ReadFile::kSlack, BufferPool::kAlignment);
 }
 
 void gather_ranges(ReadFile& file, std::uint64_t start, std::span<const ByteRange> ranges, std::span<std::byte> scratch,

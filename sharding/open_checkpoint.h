@@ -35,6 +35,9 @@ class OpenCheckpoint {
   std::vector<std::unique_ptr<ReadFile>> files_;
 };
 
+/// Scratch in whole pages for one request of `bytes`, as ReadFile::read() wants it.
+[[nodiscard]] std::uint64_t scratch_bytes(std::uint64_t bytes) noexcept;
+
 /// Copies `ranges`, which count from `start` in the file, back to back to `out`. `scratch`:
 /// OpenCheckpoint::kScratchBytes, page-aligned.
 void gather_ranges(ReadFile& file, std::uint64_t start, std::span<const ByteRange> ranges, std::span<std::byte> scratch,
