@@ -187,13 +187,13 @@ std::optional<Pipeline::NextRead> Pipeline::next_read() {
     if (!again_.empty()) {
       const std::size_t item = again_.front();
       again_.pop_front();
-      return NextRead{item, Unit::Phase::kAgain, item};
+      return NextRead{item, Unit::Phase::kAgain};
     }
     const bool more = range_.size() > 0 || (!no_more_ && may_fetch_locked());
     if (!postponed_.empty() && (!more || !room_for_ready_locked())) {
       const std::size_t item = postponed_.front();
       postponed_.pop_front();
-      return NextRead{item, Unit::Phase::kCopy, no_more_ ? in_.plan.items.size() : range_.begin};
+      return NextRead{item, Unit::Phase::kCopy};
     }
     if (range_.size() > 0) {
       if (!postpone_locked(range_.begin)) break;
@@ -205,11 +205,11 @@ std::optional<Pipeline::NextRead> Pipeline::next_read() {
   }
   const std::size_t index = range_.begin++;
   const WorkItem& item = in_.plan.items[index];
-  if (item.kind == WorkItem::Kind::kCopy) return NextRead{index, Unit::Phase::kCopy, index};
+  if (item.kind == WorkItem::Kind::kCopy) return NextRead{index, Unit::Phase::kCopy};
   const bool waits = TensorState::waits(in_.layout.quantized()[item.tensor]);
   const bool known = waits && tensors_[item.tensor].decision.has_value();
   if (!known) ++unsolved_;
-  return NextRead{index, known ? Unit::Phase::kAgain : Unit::Phase::kFirst, index};
+  return NextRead{index, known ? Unit::Phase::kAgain : Unit::Phase::kFirst};
 }
 
 // Copies wait while the workers want tiles: a checkpoint begins with its embedding, which is nothing to solve.
@@ -241,30 +241,10 @@ void Pipeline::fetch_range(std::unique_lock<std::mutex>& lock) {
     TensorState& state = tensors_[item.tensor];
     if (!TensorState::waits(tensor) || state.decision) continue;
     ++state.first_passes_open;
-    const std::int64_t count = tensor.tiles.tile_count();
-    // Tiles need not come in order: their last one in the plan may be still under way when the last one comes.
-    if (++state.tiles_taken == count) {
-      all_tiles_taken_locked(item.tensor, i + static_cast<std::size_t>(count - 1 - item.index));
-    }
     if (!state.undecided) ++undecided_;
     state.undecided = true;
   }
   reading_changed_.notify_all();
-}
-
-void Pipeline::all_tiles_taken_locked(std::size_t tensor, std::size_t last_item) {
-  tensors_[tensor].last_own = last_item;
-  const std::vector<std::size_t>& together = in_.layout.quantized()[tensor].scale_with;
-  if (together.empty()) {
-    tensors_[tensor].last_item = last_item;
-    return;
-  }
-  std::size_t last = 0;
-  for (const std::size_t other : together) {
-    if (!tensors_[other].decision) last = std::max(last, tensors_[other].last_own);
-  }
-  if (last == TensorState::kUnknown) return;
-  for (const std::size_t other : together) tensors_[other].last_item = last;
 }
 
 Unit Pipeline::read(const NextRead& next) {
@@ -278,15 +258,19 @@ Unit Pipeline::read(const NextRead& next) {
   if (content != nullptr && content->kind == OutputTensor::Kind::kConvert) {
     const Conversion& conversion = content->conversion;
     const Conversion::Block block = conversion.block(item.index % conversion.blocks());
-    Buffer memory = acquire(ItemBuffer::conversion_bytes(conversion, block, source), next.place);
+    Buffer memory = acquire(ItemBuffer::conversion_bytes(conversion, block, source));
     unit.buffer = ItemBuffer(std::move(memory), conversion, block, source);
   } else if (content != nullptr) {
     const ByteRange block{static_cast<std::uint64_t>(item.index) * kCopyBlockBytes, item.source_bytes};
-    unit.buffer = ItemBuffer(acquire(ItemBuffer::copy_bytes(block.bytes), next.place), block);
+    unit.buffer = ItemBuffer(acquire(ItemBuffer::copy_bytes(block.bytes)), block);
   } else {
     const QuantizedTensor& tensor = in_.layout.quantized()[item.tensor];
     const DType stored = in_.layout.stored();
-    Buffer memory = acquire(tile_lease(item), next.place);
+    Buffer memory = acquire(tile_lease(item));
+    if (next.phase == Unit::Phase::kFirst) {
+      const std::lock_guard lock(mutex_);
+      ++tensors_[item.tensor].tiles_read;
+    }
     const std::uint64_t codes_at =
         in_.layout.file_offset(tensor.codes) + tensor.tiles.code_ranges(item.index)[0].offset;
     unit.buffer = ItemBuffer(std::move(memory), tensor, item.index, source, stored, codes_at);
@@ -311,22 +295,22 @@ std::uint64_t Pipeline::tile_lease(const WorkItem& tile) const {
   return std::max(bytes(0), bytes(tile.index));
 }
 
-// Memory for what is read at `place`. When none is free, held tiles are given up, the latest first, but never those of
-// a tensor whose tiles have all been read before: that tensor is decided, and lets go of its tiles, without any further
-// memory. A waiting reader also keeps tiles from being held (first_pass_done), so whatever is in flight ends up free.
+// Memory for an item. When none is free, held tiles are given up, but never those of a tensor whose tiles have all been
+// read: that tensor is decided, and lets go of its tiles, without any further memory. A waiting reader also keeps tiles
+// from being held (first_pass_done), so whatever is in flight ends up free.
 // Buffers of about one size share it: one of another size takes the place of one that the next tile would have used
 // again, and the system clears every page anew.
-Buffer Pipeline::acquire(std::uint64_t bytes, std::size_t place) {
+Buffer Pipeline::acquire(std::uint64_t bytes) {
   const std::uint64_t largest = in_.plan.largest_item_bytes;
   if (bytes >= largest / 4 * 3) bytes = std::max(bytes, largest);
   Buffer memory = pool_.try_acquire(bytes);
   if (!memory.empty()) return memory;
   {
     const std::lock_guard lock(mutex_);
-    waiting_.insert(place);
+    ++waiting_;
     std::uint64_t promised = 0;
     while (promised < bytes) {
-      const std::uint64_t given = give_up_one_locked(place);
+      const std::uint64_t given = give_up_one_locked();
       if (given == 0) break;
       promised += given;
     }
@@ -334,23 +318,43 @@ Buffer Pipeline::acquire(std::uint64_t bytes, std::size_t place) {
   writing_changed_.notify_all();
   memory = pool_.acquire(bytes);
   const std::lock_guard lock(mutex_);
-  waiting_.erase(waiting_.find(place));
+  --waiting_;
   return memory;
 }
 
-// Returns the bytes that will be free soon; 0 when no tile may be given up.
-std::uint64_t Pipeline::give_up_one_locked(std::size_t place) {
-  TensorState* latest = nullptr;
-  for (TensorState& state : tensors_) {
-    if (state.held.empty() || state.last_item < place) continue;
-    if (latest == nullptr || state.last_item > latest->last_item) latest = &state;
+// Of the tensor that waits for the most tiles. Returns the bytes that will be free soon; 0 when no tile may be given
+// up.
+std::uint64_t Pipeline::give_up_one_locked() {
+  TensorState* furthest = nullptr;
+  std::int64_t most = 0;
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    if (tensors_[i].held.empty()) continue;
+    const std::int64_t to_come = tiles_to_come_locked(i);
+    if (to_come <= most) continue;
+    most = to_come;
+    furthest = &tensors_[i];
   }
-  if (latest == nullptr) return 0;
-  Unit victim = std::move(latest->held.back());
-  latest->held.pop_back();
+  if (furthest == nullptr) return 0;
+  Unit victim = std::move(furthest->held.back());
+  furthest->held.pop_back();
   const std::uint64_t bytes = victim.buffer.size();
   give_up_locked(std::move(victim));
   return bytes;
+}
+
+// Tiles its decision depends on, also of tensors it shares a scale with, that have no memory yet. Where other ranks
+// have some of them, that is never 0.
+std::int64_t Pipeline::tiles_to_come_locked(std::size_t tensor) const {
+  const auto to_come = [&](std::size_t one) {
+    return in_.layout.quantized()[one].tiles.tile_count() - tensors_[one].tiles_read;
+  };
+  const std::vector<std::size_t>& together = in_.layout.quantized()[tensor].scale_with;
+  if (together.empty()) return to_come(tensor);
+  std::int64_t sum = 0;
+  for (const std::size_t other : together) {
+    if (!tensors_[other].decision) sum += to_come(other);
+  }
+  return sum;
 }
 
 }  // namespace halfquad

@@ -9,7 +9,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -71,18 +70,17 @@ class Pipeline {
   struct NextRead {
     std::size_t item = 0;
     Unit::Phase phase = Unit::Phase::kFirst;
-    std::size_t place = 0;  // in the order of reading: `item`, or what is next when a postponed one is read
   };
   [[nodiscard]] std::optional<NextRead> next_read();
   void fetch_range(std::unique_lock<std::mutex>& lock);
-  void all_tiles_taken_locked(std::size_t tensor, std::size_t last_item);
   [[nodiscard]] bool may_fetch_locked() const;
   [[nodiscard]] bool room_for_ready_locked() const;
   [[nodiscard]] bool postpone_locked(std::size_t item) const;
   [[nodiscard]] Unit read(const NextRead& next);
   [[nodiscard]] std::uint64_t tile_lease(const WorkItem& tile) const;
-  [[nodiscard]] Buffer acquire(std::uint64_t bytes, std::size_t place);
-  [[nodiscard]] std::uint64_t give_up_one_locked(std::size_t place);
+  [[nodiscard]] Buffer acquire(std::uint64_t bytes);
+  [[nodiscard]] std::uint64_t give_up_one_locked();
+  [[nodiscard]] std::int64_t tiles_to_come_locked(std::size_t tensor) const;
 
   // Solving.
   // One tile on its way through a worker.
@@ -150,19 +148,19 @@ class Pipeline {
   std::condition_variable writing_changed_;  // writers
   std::condition_variable ended_;            // watch_stop()
   std::vector<TensorState> tensors_;
-  ItemRange range_;                     // items to be read next
-  bool fetching_ = false;               // a reader is asking for more
-  bool no_more_ = false;                // items, beside those to be read again
-  bool few_left_ = false;               // the job is near its end: items come one by one
-  std::size_t unsolved_ = 0;            // tiles taken whose first pass is not done
-  std::size_t undecided_ = 0;           // tensors that are TensorState::undecided
-  std::deque<std::size_t> again_;       // items to be read again, before anything new
-  std::deque<std::size_t> postponed_;   // copies, to be read once the workers have enough
-  std::deque<Unit> ready_;              // read, to be solved
-  std::uint64_t ready_weights_ = 0;     // in ready_
-  std::deque<Unit> writing_;            // to be written; no more than shape_.writing_limit
-  std::deque<Unit> let_go_;             // the same: tiles that were held, so no limit would keep any memory free
-  std::multiset<std::size_t> waiting_;  // places whose reader waits for memory
+  ItemRange range_;                    // items to be read next
+  bool fetching_ = false;              // a reader is asking for more
+  bool no_more_ = false;               // items, beside those to be read again
+  bool few_left_ = false;              // the job is near its end: items come one by one
+  std::size_t unsolved_ = 0;           // tiles taken whose first pass is not done
+  std::size_t undecided_ = 0;          // tensors that are TensorState::undecided
+  std::deque<std::size_t> again_;      // items to be read again, before anything new
+  std::deque<std::size_t> postponed_;  // copies, to be read once the workers have enough
+  std::deque<Unit> ready_;             // read, to be solved
+  std::uint64_t ready_weights_ = 0;    // in ready_
+  std::deque<Unit> writing_;           // to be written; no more than shape_.writing_limit
+  std::deque<Unit> let_go_;            // the same: tiles that were held, so no limit would keep any memory free
+  int waiting_ = 0;                    // readers that wait for memory
   int readers_running_ = 0, workers_running_ = 0;
   bool failed_ = false;
   std::exception_ptr error_;

@@ -302,7 +302,7 @@ void Pipeline::first_pass_done(Unit unit, FirstPasses passes) {
     state.passes.tensor = tensor;
     state.passes.add(std::move(passes));
     unit.phase = Unit::Phase::kFinish;
-    if (!waiting_.empty() && *waiting_.begin() <= state.last_item) {
+    if (waiting_ > 0 && tiles_to_come_locked(tensor) > 0) {
       give_up_locked(std::move(unit));
     } else {
       state.held.push_back(std::move(unit));

@@ -40,17 +40,11 @@ struct Unit {
 /// memory is written ahead, as if all steps counted, and is read again only if the stop step changes it; the other
 /// kinds have nothing to write yet.
 struct TensorState {
-  std::int64_t tiles_taken = 0;        ///< Tiles this pipeline was given.
-  std::int64_t first_passes_open = 0;  ///< Of these: first pass not done.
-  /// Plan position of its last tile once all tiles are this pipeline's own.
-  std::size_t last_own = kUnknown;
-  /// The same, or that of the last tile of all tensors that share its tensor scale; until it is known its decision may
-  /// depend on somebody else.
-  std::size_t last_item = kUnknown;
-  static constexpr std::size_t kUnknown = static_cast<std::size_t>(-1);
-  FirstPasses passes;            ///< First passes done and not yet told.
-  bool importance_told = false;  ///< A finished record has it.
-  bool undecided = false;        ///< Tiles of it wait for a decision, or for what follows from it.
+  std::int64_t first_passes_open = 0;  ///< Of the tiles this pipeline was given: first pass not done.
+  std::int64_t tiles_read = 0;         ///< Of these: with memory, or done. All of them: it is decided without any more.
+  FirstPasses passes;                  ///< First passes done and not yet told.
+  bool importance_told = false;        ///< A finished record has it.
+  bool undecided = false;              ///< Tiles of it wait for a decision, or for what follows from it.
   std::optional<TensorDecision> decision;
   std::vector<Unit> held;
   struct GivenUp {

@@ -1,7 +1,12 @@
 #include "tests/unit/sharding/runner_fixture.h"
 
+#include <chrono>
 #include <cstring>
+#include <deque>
+#include <future>
 #include <mutex>
+#include <random>
+#include <thread>
 #include <utility>
 
 #include "io/posix_file_system.h"
@@ -19,7 +24,7 @@ ModelLayer layer(std::string module, std::int64_t rows, std::int64_t cols, DType
 }
 
 /// The whole plan as the share of one pipeline, without journal or ranks.
-class WholeShare final : public WorkShare {
+class WholeShare : public WorkShare {
  public:
   WholeShare(const Plan& plan, const OutputLayout& layout, ProgressCounters& progress)
       : queue_(plan, 1, Schedule::kStatic), board_(layout), ledger_(plan, layout), progress_(progress) {
@@ -41,7 +46,7 @@ class WholeShare final : public WorkShare {
       const std::lock_guard lock(mutex_);
       decided = board_.add(std::move(passes));
     }
-    for (const DecidedTensor& one : decided) listener_.tell(one.tensor, one.decision);
+    for (const DecidedTensor& one : decided) tell(one);
   }
 
   void done(ItemRecord record) override {
@@ -53,26 +58,64 @@ class WholeShare final : public WorkShare {
   /// After the pipeline has ended.
   [[nodiscard]] const Ledger& ledger() const noexcept { return ledger_; }
 
+ protected:
+  virtual void tell(const DecidedTensor& one) { listener_.tell(one.tensor, one.decision); }
+  DecisionListener listener_;
+
  private:
   std::mutex mutex_;
-  DecisionListener listener_;
   WorkQueue queue_;
   DecisionBoard board_;
   Ledger ledger_;
   ProgressCounters& progress_;
 };
 
-/// All of `plan` by one pipeline.
-RunResult run_plan(FileSystem& fs, const Checkpoint& checkpoint, const OutputLayout& layout, const Plan& plan,
-                   OutputSink& sink, const RunOptions& options, ProgressCounters& progress, const StopFlag& stop) {
-  WholeShare share(plan, layout, progress);
-  RunResult result;
-  static_cast<PipelineStats&>(result) =
-      run_share(fs, checkpoint, layout, plan, sink, options, {}, share, progress, stop);
-  result.tensors = share.ledger().tensors();
-  result.checksums = share.ledger().checksums();
-  return result;
-}
+/// The same as a rank has it that waits for others: items come in some order and not at once, decisions late, and
+/// results are not taken at once either.
+class SlowShare final : public WholeShare, public OutputSink {
+ public:
+  SlowShare(const Plan& plan, const OutputLayout& layout, const SlowOrder& slow, OutputSink& sink,
+            ProgressCounters& progress)
+      : WholeShare(plan, layout, progress),
+        sink_(sink),
+        order_(slow.items.begin(), slow.items.end()),
+        random_(slow.seed) {}
+
+  [[nodiscard]] std::optional<ItemRange> next() override {
+    std::this_thread::sleep_for(at_once_or_in(40));
+    const std::lock_guard lock(mutex_);
+    if (order_.empty()) return {};
+    const std::size_t item = order_.front();
+    order_.pop_front();
+    return ItemRange{item, item + 1};
+  }
+
+  void write(std::span<const OutputPiece> pieces) override {
+    std::this_thread::sleep_for(at_once_or_in(20));
+    sink_.write(pieces);
+  }
+
+ private:
+  void tell(const DecidedTensor& one) override {
+    const auto when = at_once_or_in(60);
+    const std::lock_guard lock(mutex_);
+    tellers_.push_back(std::async(std::launch::async, [this, one, when] {
+      std::this_thread::sleep_for(when);
+      listener_.tell(one.tensor, one.decision);
+    }));
+  }
+
+  [[nodiscard]] std::chrono::milliseconds at_once_or_in(int milliseconds) {
+    const std::lock_guard lock(mutex_);
+    return std::chrono::milliseconds(random_() % 2 == 0 ? 0 : milliseconds);
+  }
+
+  OutputSink& sink_;
+  std::mutex mutex_;
+  std::deque<std::size_t> order_;
+  std::mt19937 random_;
+  std::vector<std::future<void>> tellers_;  // first to be destroyed
+};
 
 /// The layers with heavy_weights().
 std::vector<TestTensor> tensors_of(const std::vector<ModelLayer>& layers) {
@@ -126,21 +169,43 @@ std::vector<float> RunnerModel::weights_of(const QuantizedTensor& tensor) const 
 }
 
 Ran RunnerModel::run(const RunOptions& options, FileSystem* faulty, const StopFlag* stop) const {
-  FileSystem& fs = faulty != nullptr ? *faulty : *fs_;
   const StopFlag never;
   ProgressCounters progress;
-  const std::filesystem::path folder = temp_.path() / "out";
-  std::filesystem::create_directory(folder);
+  WholeShare share(plan_, *layout_, progress);
+  FileSystem& fs = faulty != nullptr ? *faulty : *fs_;
   Ran ran;
   {
-    WeightFiles files(fs, folder, *layout_, WriteMode::kBuffered);
-    ran.result = run_plan(fs, *checkpoint_, *layout_, plan_, files, options, progress, stop != nullptr ? *stop : never);
+    WeightFiles files(fs, made_folder(), *layout_, WriteMode::kBuffered);
+    static_cast<PipelineStats&>(ran.result) = run_share(fs, *checkpoint_, *layout_, plan_, files, options, {}, share,
+                                                        progress, stop != nullptr ? *stop : never);
   }
-  ran.file = written(folder);
+  finish(ran, share.ledger(), progress);
+  return ran;
+}
+
+Ran RunnerModel::run_slowly(const SlowOrder& slow, const RunOptions& options, const StopFlag& stop) const {
+  ProgressCounters progress;
+  Ran ran;
+  WeightFiles files(*fs_, made_folder(), *layout_, WriteMode::kBuffered);
+  SlowShare share(plan_, *layout_, slow, files, progress);
+  static_cast<PipelineStats&>(ran.result) =
+      run_share(*fs_, *checkpoint_, *layout_, plan_, share, options, {}, share, progress, stop);
+  finish(ran, share.ledger(), progress);
+  return ran;
+}
+
+std::filesystem::path RunnerModel::made_folder() const {
+  std::filesystem::create_directory(temp_.path() / "out");
+  return temp_.path() / "out";
+}
+
+void RunnerModel::finish(Ran& ran, const Ledger& ledger, const ProgressCounters& progress) const {
+  ran.result.tensors = ledger.tensors();
+  ran.result.checksums = ledger.checksums();
+  ran.file = written(temp_.path() / "out");
   ran.source_bytes_done = progress.source_bytes_done;
   ran.tensors_done = progress.tensors_done;
   ran.weights_done = progress.weights_done;
-  return ran;
 }
 
 std::string RunnerModel::written(const std::filesystem::path& folder) const {

@@ -26,6 +26,12 @@ struct Ran {
   std::uint64_t source_bytes_done = 0, tensors_done = 0, weights_done = 0;
 };
 
+/// How other ranks make one wait: for items, which come in this order, for decisions, and for room for its results.
+struct SlowOrder {
+  std::vector<std::size_t> items;  ///< Of the plan: all of them.
+  unsigned seed = 1;               ///< Of the times.
+};
+
 /// A checkpoint on disk with the plan that belongs to it.
 class RunnerModel {
  public:
@@ -41,6 +47,8 @@ class RunnerModel {
 
   /// Runs the plan; `faulty` instead of the real file system.
   [[nodiscard]] Ran run(const RunOptions& options, FileSystem* faulty = nullptr, const StopFlag* stop = nullptr) const;
+  /// The same, slowed down.
+  [[nodiscard]] Ran run_slowly(const SlowOrder& slow, const RunOptions& options, const StopFlag& stop) const;
 
   /// The bytes of an output tensor in a written file.
   [[nodiscard]] static std::string_view tensor_bytes(std::string_view file, const TensorEntry& entry);
@@ -57,6 +65,8 @@ class RunnerModel {
   [[nodiscard]] std::filesystem::path source_path() const { return temp_.path() / "model" / "model.safetensors"; }
 
  private:
+  [[nodiscard]] std::filesystem::path made_folder() const;
+  void finish(Ran& ran, const Ledger& ledger, const ProgressCounters& progress) const;
   void write_and_open(const std::vector<ModelLayer>& layers, DType stored, std::uint64_t max_shard_bytes,
                       const Format& format = hqq_format());
 

@@ -1,4 +1,7 @@
+#include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <future>
 #include <map>
 #include <string>
 #include <string_view>
@@ -204,6 +207,29 @@ TEST(RunPlan, LittleMemoryAndManyThreadsNeverBlockEachOther) {
     ASSERT_TRUE(ran.file == expected.file) << round;
     ASSERT_LE(ran.result.peak_buffer_bytes, memory);
   }
+}
+
+// Of several ranks, one takes items of later tensors before those of earlier ones, and then, when they are decided,
+// again. Chance decides who waits for whom, so it is tried often, several at a time.
+TEST(RunPlan, NoOrderOfTheItemsAndNoSlownessOfOthersBlocksALittleMemory) {
+  const std::vector<test::ModelLayer> large = test::large_layers();
+  const std::vector<test::ModelLayer> layers = {large.at(0), large.at(4)};  // three tiles each
+  const auto run_some = [&](unsigned first_seed) {
+    const RunnerModel model(layers, std::vector<test::TestTensor>{});
+    const Ran expected = model.run(run_options(1, 1024 * kMiB));
+    const RunOptions options = run_options(1, minimum_memory(model.plan()));
+    for (unsigned seed = first_seed; seed < first_seed + 25; ++seed) {
+      StopFlag stop;
+      auto run = std::async(std::launch::async, [&] {
+        return model.run_slowly({{3, 4, 5, 0, 1, 2}, seed}, options, stop);
+      });
+      if (run.wait_for(std::chrono::minutes(1)) != std::future_status::ready) stop.request();
+      expect_same(run.get(), expected);
+    }
+  };
+  std::vector<std::future<void>> runs;
+  for (unsigned i = 0; i < 4; ++i) runs.push_back(std::async(std::launch::async, run_some, 25 * i));
+  for (std::future<void>& one : runs) one.get();
 }
 
 }  // namespace
