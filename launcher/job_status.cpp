@@ -94,9 +94,10 @@ void add_job(Exposition& out, const JobStatus& status) {
   out.single("job_warnings_total", "counter", "Warnings that the job has given.", status.warnings);
 }
 
-void add_progress(Exposition& out, const ProgressSnapshot& now) {
+void add_progress(Exposition& out, const JobStatus& status) {
+  const ProgressSnapshot& now = status.progress;
   out.single("job_progress_ratio", "gauge", "Part of the source whose output is written, from 0 to 1.",
-             fmt::format("{:.6f}", now.fraction()));
+             fmt::format("{:.6f}", status.fraction()));
   if (now.eta_seconds) {
     out.single("job_remaining_seconds", "gauge", "Predicted time until the weights are done.",
                fmt::format("{:.3f}", *now.eta_seconds));
@@ -141,6 +142,11 @@ std::string_view JobStatus::state() const noexcept {
   return end->exit_code == kExitInterrupted ? "interrupted" : "failed";
 }
 
+double JobStatus::fraction() const noexcept {
+  const bool known = progress.totals.source_bytes > 0 || progress.totals.tensors > 0 || state() == "done";
+  return known ? progress.fraction() : 0;
+}
+
 json::object status_json(const JobStatus& status) {
   json::array arguments;
   for (const std::string& word : status.arguments) arguments.emplace_back(text_of(word));
@@ -162,7 +168,7 @@ json::object status_json(const JobStatus& status) {
       {"error", ended && !status.end->error.empty() ? json::value(text_of(status.end->error)) : json::value(nullptr)},
       {"warnings", status.warnings},
       {"seconds", now.seconds},
-      {"fraction", now.fraction()},
+      {"fraction", status.fraction()},
       {"eta_seconds", ended ? json::value(nullptr) : nullable(now.eta_seconds)},
       {"done",
        {{"source_bytes", now.source_bytes_done},
@@ -181,7 +187,7 @@ json::object status_json(const JobStatus& status) {
 std::string status_metrics(const JobStatus& status) {
   Exposition out(fmt::format("output=\"{}\"", escaped(status.output)));
   add_job(out, status);
-  add_progress(out, status.progress);
+  add_progress(out, status);
   add_ranks(out, status.progress.ranks);
   return out.take();
 }

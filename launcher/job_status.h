@@ -32,6 +32,8 @@ struct JobStatus {
 
   /// "running", "done", "interrupted" (the same command continues) or "failed".
   [[nodiscard]] std::string_view state() const noexcept;
+  /// 0 to 1: 0 as long as it is not known what there is to do.
+  [[nodiscard]] double fraction() const noexcept;
 };
 
 /// The content of --status, documented in README.md.

@@ -61,6 +61,21 @@ TEST(JobStatus, JsonHoldsEveryDocumentedField) {
   EXPECT_EQ(text.at("ranks").at(1).at("silent_seconds").as_double(), 0.5);
 }
 
+TEST(JobStatus, NothingIsDoneBeforeItIsKnownWhatThereIsToDo) {
+  JobStatus status = job();
+  status.phase = "preparing";
+  status.progress = {};
+
+  EXPECT_EQ(status_json(status).at("fraction").as_double(), 0);
+  EXPECT_THAT(status_metrics(status),
+              HasSubstr("halfquad_job_progress_ratio{output=\"/out/a\\\"b\\\\c\\nd\"} 0.000000"));
+
+  status.end = JobStatus::End{4, "why"};
+  EXPECT_EQ(status_json(status).at("fraction").as_double(), 0);
+  status.end = JobStatus::End{0, ""};
+  EXPECT_EQ(status_json(status).at("fraction").as_double(), 1) << "an empty checkpoint is done, too";
+}
+
 TEST(JobStatus, StateFollowsTheExitCode) {
   JobStatus status = job();
   const auto state = [&](std::optional<int> code) {
