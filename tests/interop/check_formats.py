@@ -22,6 +22,7 @@ CASES |= {"torchao-4bit": [], "awq-4bit": []}
 CASES |= {f"gptq-{bits}bit": ["--bits", bits] for bits in (2, 3, 4, 8)}
 CASES |= {f"gguf-{bits}bit": ["--bits", bits] for bits in (4, 5, 8)}
 CASES |= {f"gguf-{kind}": ["--type", kind] for kind in ("mxfp4", "nvfp4")}
+GGUF_SOURCES = ("gguf-8bit", "gguf-mxfp4")  # of the cases above
 CASES |= {f"hdf5-{bits}bit": ["--bits", bits] for bits in (3, 4)}
 CASES |= {f"hdf5-{kind}": ["--type", kind, "--group-size", "32"] for kind in ("nf4", "fp3-e2m0", "learned4", "learned3")}
 # Of the encoder only what does not need its forward pass, which most of these programs do not have.
@@ -391,6 +392,39 @@ def check_llama_cpp(output, dequantized):
     return off
 
 
+def gguf_weights(path):
+    import gguf
+
+    return {tensor.name: (tensor.tensor_type.name, np.array(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)) for tensor in gguf.GGUFReader(path).tensors}
+
+
+def check_gguf_source(halfquad, work, name):
+    """A GGUF file of the case as the source of another with 8 bits: by gguf-py's reading of both, each weight is one and a half steps of Q8_0 off at most (a scale that fits a group of few values best may be a little smaller than its largest needs)."""
+    source, output = work / f"tiny-{name}", work / f"tiny-{name}-again"
+    run(halfquad, "quantize", source / "model.gguf", output, "--format", "gguf", "--bits", 8, "--group-size", 32, "--overwrite", "--progress", "none")
+    run(halfquad, "verify", output, "--source", source / "model.gguf")
+    before, after = gguf_weights(source / "model.gguf"), gguf_weights(output / "model.gguf")
+    if before.keys() != after.keys():
+        fail(f"{output.name}: the tensors of the source are not those of the output")
+    layers = 0
+    for tensor, (kind, weight) in before.items():
+        again_kind, again = after[tensor]
+        if kind in ("F32", "F16", "BF16"):
+            if not np.array_equal(weight, again):
+                fail(f"{output.name}: {tensor} is not copied")
+            continue
+        if again_kind != "Q8_0" or again.shape != weight.shape:
+            fail(f"{output.name}: {tensor} of the source's {kind} is {again_kind}, {again.shape}")
+        groups = weight.reshape(-1, 32)
+        step = np.abs(groups).max(1, keepdims=True) / 127
+        if not (np.abs(again.reshape(-1, 32) - groups) <= 1.5 * step).all():
+            fail(f"{output.name}: {tensor} is not what {kind} stands for")
+        layers += 1
+    shutil.copy(source / "config.json", output)  # of the model that llama.cpp's answer is compared with
+    off = check_llama_cpp(output, work / f"tiny-{name}-plain")
+    print(f"tiny-{name} as a source: {layers} layers within 1.5 steps of Q8_0, llama.cpp off by {off:.1e} of their spread", flush=True)
+
+
 FORWARD = {"mlx": forward_mlx, "compressed_tensors": forward_compressed_tensors, "torchao": forward_torchao, "awq": forward_awq, "gguf": forward_gguf}
 
 
@@ -457,6 +491,8 @@ def main():
     for name in CASES:
         if name.startswith(options.only):
             check_case(options.halfquad, options.work, "tiny", name, options.tiny, True)
+            if name in GGUF_SOURCES:
+                check_gguf_source(options.halfquad, options.work, name)
     if any(name.startswith(options.only) for name in WIDE_CASES):
         wide = wide_model(options.tiny, options.work / "wide")
         for name in WIDE_CASES:
