@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernels/decode.h"
+#include "kernels/simd/awq_words.h"
 #include "runtime/check.h"
 #include "runtime/checked.h"
 
@@ -209,33 +210,20 @@ constexpr std::array<std::int64_t, 8> kAwqOrder = {0, 2, 4, 6, 1, 3, 5, 7};
 // of the cache: so many words as fill that go to each at once, of so many columns that the words stay in L1.
 constexpr std::int64_t kAwqColumns = 256;
 constexpr std::size_t kAwqWords = 16;
-using AwqWords = std::array<std::uint32_t, kAwqColumns>;
-using AwqBytes = std::array<std::uint8_t, kAwqColumns>;
+using AwqWords = std::array<std::uint32_t, kAwqColumns + 16>;  // else the same column of all would share a set of L1
 
-// One byte of the words of `n` columns: rows `low` and `high`; those at and beyond `m.rows` count as zeros.
-void awq_bytes(const CodeMatrix& m, std::int64_t low, std::int64_t high, std::int64_t c, std::int64_t n,
-               AwqBytes& bytes) noexcept {
-  static constexpr AwqBytes kNone{};
-  const std::uint8_t* const first = low < m.rows ? m.codes + low * m.stride + c : kNone.data();
-  const std::uint8_t* const second = high < m.rows ? m.codes + high * m.stride + c : kNone.data();
-  std::uint8_t* const out = bytes.data();
-  std::int64_t i = 0;
-  for (; i + kOctet <= n; i += kOctet) {
-    const std::uint64_t pairs = load_octet(first + i) | load_octet(second + i) << 4U;
-    std::memcpy(out + i, &pairs, sizeof pairs);
-  }
-  for (; i < n; ++i) out[i] = static_cast<std::uint8_t>(first[i] | second[i] << 4U);
-}
-
-// The words of `n` columns from the eight rows at `r`.
+// The words of `n` columns from the eight rows at `r`; those at and beyond `m.rows` count as zeros.
 void awq_words(const CodeMatrix& m, std::int64_t r, std::int64_t c, std::int64_t n, AwqWords& words) noexcept {
-  std::array<AwqBytes, kWordBytes> bytes;
-  for (std::size_t b = 0; b < bytes.size(); ++b) {
-    awq_bytes(m, r + kAwqOrder[2 * b], r + kAwqOrder[2 * b + 1], c, n, bytes[b]);
+  static constexpr std::array<std::uint8_t, kAwqColumns> kNone{};
+  simd::AwqRows rows;
+  for (std::size_t place = 0; place < rows.size(); ++place) {
+    const std::int64_t row = r + kAwqOrder[place];
+    rows[place] = row < m.rows ? m.codes + row * m.stride + c : kNone.data();
   }
-  for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
-    words[i] = std::uint32_t{bytes[0][i]} | std::uint32_t{bytes[1][i]} << 8U | std::uint32_t{bytes[2][i]} << 16U |
-               std::uint32_t{bytes[3][i]} << 24U;
+  for (std::size_t i = simd::awq_words(rows, static_cast<std::size_t>(n), words.data());
+       i < static_cast<std::size_t>(n); ++i) {
+    words[i] = 0;
+    for (std::size_t place = 0; place < rows.size(); ++place) words[i] |= std::uint32_t{rows[place][i]} << 4 * place;
   }
 }
 
@@ -248,12 +236,15 @@ void pack_awq(const CodeMatrix& m, const MutableLines& lines) noexcept {
       const auto count = static_cast<std::size_t>(ceil_div(std::min(kRows, m.rows - r), kOctet));
       for (std::size_t w = 0; w < count; ++w) awq_words(m, r + kOctet * static_cast<std::int64_t>(w), c, n, block[w]);
       std::byte* const out = lines.data + c * lines.stride + r / kOctet * kWordBytes;
-      const auto put = [&](std::int64_t i, std::size_t words) {
+      std::size_t i = 0;
+      if (count == kAwqWords) {
+        i = simd::awq_columns(block[0].data(), block[0].size(), static_cast<std::size_t>(n), out, lines.stride);
+      }
+      for (; i < static_cast<std::size_t>(n); ++i) {
         std::array<std::uint32_t, kAwqWords> line;
-        for (std::size_t w = 0; w < words; ++w) line[w] = block[w][static_cast<std::size_t>(i)];
-        std::memcpy(out + i * lines.stride, line.data(), words * kWordBytes);
-      };
-      for (std::int64_t i = 0; i < n; ++i) count == kAwqWords ? put(i, kAwqWords) : put(i, count);
+        for (std::size_t w = 0; w < count; ++w) line[w] = block[w][i];
+        std::memcpy(out + static_cast<std::int64_t>(i) * lines.stride, line.data(), count * kWordBytes);
+      }
     }
   }
 }
