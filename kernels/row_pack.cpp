@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "kernels/decode.h"
-#include "kernels/simd/awq_words.h"
+#include "kernels/simd/words.h"
 #include "runtime/check.h"
 #include "runtime/checked.h"
 
@@ -46,6 +46,12 @@ std::uint64_t load_octet(const void* from) noexcept {
 
 template <unsigned kBits>
 void pack_stream(const std::uint8_t* codes, std::int64_t count, std::byte* out) noexcept {
+  if (kBits == 2 || kBits == 4) {
+    const std::size_t done = simd::pack_stream(kBits, codes, static_cast<std::size_t>(count), out);
+    codes += done;
+    count -= static_cast<std::int64_t>(done);
+    out += done * kBits / 8;
+  }
   for (; count >= kOctet; count -= kOctet, codes += kOctet, out += kBits) {
     const std::uint64_t packed = squeeze<kBits>(load_octet(codes));
     std::memcpy(out, &packed, kBits);
@@ -106,7 +112,7 @@ void with_bits(int bits, const Visit& visit) noexcept {
   }
 }
 
-// The words of up to 32 codes, and two that let every octet be read as a whole.
+// The words of 32 codes, and two that let every octet be read as a whole.
 template <unsigned kBits>
 using UnitWords = std::array<std::uint32_t, kBits + 2>;
 
@@ -116,32 +122,53 @@ void unpack_unit(const UnitWords<kBits>& words, std::int64_t count, std::uint8_t
 }
 
 template <unsigned kBits>
-UnitWords<kBits> pack_unit(const std::uint8_t* codes, std::int64_t count) noexcept {
+UnitWords<kBits> pack_unit(const std::uint8_t* codes) noexcept {
   UnitWords<kBits> words{};
-  pack_stream<kBits>(codes, count, reinterpret_cast<std::byte*>(words.data()));
+  pack_stream<kBits>(codes, kWordUnit, reinterpret_cast<std::byte*>(words.data()));
   return words;
 }
 
-// Rows whose words fill a line of the cache in each line of words: these lie far apart, as the rows of codes do.
+// Rows whose words fill a line of the cache in each line of words: these lie far apart, as the rows of codes do. So
+// many columns that the words stay in L1.
 constexpr std::int64_t kRowsTogether = 16;
+constexpr std::int64_t kDownColumns = 512;
+
+/// Rows of up to kColumns words each; a little longer, or the same column of all rows would share a set of L1.
+template <std::int64_t kColumns>
+class WordRows {
+ public:
+  [[nodiscard]] std::uint32_t* row(std::int64_t number) noexcept { return words_.data() + number * kStride; }
+
+  // Column i of the first rows to out + i * stride.
+  void store_columns(std::int64_t rows, std::int64_t columns, std::byte* out, std::int64_t stride) noexcept {
+    const simd::WordBlock block{words_.data(), static_cast<std::size_t>(kStride), static_cast<std::size_t>(rows),
+                                static_cast<std::size_t>(columns)};
+    for (auto i = static_cast<std::int64_t>(simd::store_columns(block, out, stride)); i < columns; ++i) {
+      for (std::int64_t r = 0; r < rows; ++r) {
+        std::memcpy(out + i * stride + r * kWordBytes, row(r) + i, kWordBytes);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kStride = kColumns + 4;
+  std::array<std::uint32_t, static_cast<std::size_t>(kRowsTogether* kStride)> words_;
+};
 
 template <unsigned kBits>
 void rows_down(const CodeMatrix& m, const MutableLines& lines) noexcept {
-  std::array<std::array<std::uint32_t, kRowsTogether>, kBits> block;
+  WordRows<kDownColumns / kWordUnit * kBits> block;
   for (std::int64_t r = 0; r < m.rows; r += kRowsTogether) {
     const std::int64_t rows = std::min(kRowsTogether, m.rows - r);
-    for (std::int64_t c = 0; c < m.cols; c += kWordUnit) {
-      const std::int64_t count = std::min(kWordUnit, m.cols - c);
+    for (std::int64_t c = 0; c < m.cols; c += kDownColumns) {
+      const std::int64_t count = std::min(kDownColumns, m.cols - c);
+      const std::int64_t words = bit_stream_words(count, kBits);
       for (std::int64_t k = 0; k < rows; ++k) {
-        const std::uint8_t* const codes = m.codes + (r + k) * m.stride + c;
-        const auto unit = count == kWordUnit ? pack_unit<kBits>(codes, kWordUnit) : pack_unit<kBits>(codes, count);
-        for (std::size_t i = 0; i < kBits; ++i) block[i][static_cast<std::size_t>(k)] = unit[i];
+        block.row(k)[words - 1] = 0;
+        pack_stream<kBits>(m.codes + (r + k) * m.stride + c, count, reinterpret_cast<std::byte*>(block.row(k)));
       }
       std::byte* const first = lines.data + c / kWordUnit * kBits * lines.stride + r * kWordBytes;
-      for (std::int64_t i = 0; i < bit_stream_words(count, kBits); ++i) {
-        const auto& line = block[static_cast<std::size_t>(i)];
-        std::memcpy(first + i * lines.stride, line.data(), static_cast<std::size_t>(rows * kWordBytes));
-      }
+      block.store_columns(rows, words, first, lines.stride);
     }
   }
 }
@@ -177,7 +204,7 @@ void columns(WordLayout layout, const CodeMatrix& m, const MutableLines& lines) 
     for (std::int64_t c = 0; c < m.cols; ++c) {
       std::array<std::uint8_t, kWordUnit> codes{};
       for (std::int64_t k = 0; k < count; ++k) codes[static_cast<std::size_t>(k)] = m.codes[(r + k) * m.stride + c];
-      const auto unit = pack_unit<kBits>(codes.data(), kWordUnit);
+      const auto unit = pack_unit<kBits>(codes.data());
       for (std::int64_t i = 0; i < words; ++i) {
         std::memcpy(column_word(layout, lines, c, r / kWordUnit * kBits + i), &unit[static_cast<std::size_t>(i)],
                     kWordBytes);
@@ -206,45 +233,33 @@ void unpack_columns(WordLayout layout, const Lines& lines, const MutableCodeMatr
 
 constexpr std::array<std::int64_t, 8> kAwqOrder = {0, 2, 4, 6, 1, 3, 5, 7};
 
-// Eight rows are a word of each column. The lines of the words lie far apart, so that each write to one may cost a line
-// of the cache: so many words as fill that go to each at once, of so many columns that the words stay in L1.
+// Eight rows are a word of each column.
 constexpr std::int64_t kAwqColumns = 256;
-constexpr std::size_t kAwqWords = 16;
-using AwqWords = std::array<std::uint32_t, kAwqColumns + 16>;  // else the same column of all would share a set of L1
 
 // The words of `n` columns from the eight rows at `r`; those at and beyond `m.rows` count as zeros.
-void awq_words(const CodeMatrix& m, std::int64_t r, std::int64_t c, std::int64_t n, AwqWords& words) noexcept {
+void awq_words(const CodeMatrix& m, std::int64_t r, std::int64_t c, std::int64_t n, std::uint32_t* words) noexcept {
   static constexpr std::array<std::uint8_t, kAwqColumns> kNone{};
   simd::AwqRows rows;
   for (std::size_t place = 0; place < rows.size(); ++place) {
     const std::int64_t row = r + kAwqOrder[place];
     rows[place] = row < m.rows ? m.codes + row * m.stride + c : kNone.data();
   }
-  for (std::size_t i = simd::awq_words(rows, static_cast<std::size_t>(n), words.data());
-       i < static_cast<std::size_t>(n); ++i) {
+  const auto count = static_cast<std::size_t>(n);
+  for (std::size_t i = simd::awq_words(rows, count, words); i < count; ++i) {
     words[i] = 0;
     for (std::size_t place = 0; place < rows.size(); ++place) words[i] |= std::uint32_t{rows[place][i]} << 4 * place;
   }
 }
 
 void pack_awq(const CodeMatrix& m, const MutableLines& lines) noexcept {
-  std::array<AwqWords, kAwqWords> block;
-  constexpr std::int64_t kRows = kOctet * static_cast<std::int64_t>(kAwqWords);
+  WordRows<kAwqColumns> block;
+  constexpr std::int64_t kRows = kOctet * kRowsTogether;
   for (std::int64_t c = 0; c < m.cols; c += kAwqColumns) {
     const std::int64_t n = std::min(kAwqColumns, m.cols - c);
     for (std::int64_t r = 0; r < m.rows; r += kRows) {
-      const auto count = static_cast<std::size_t>(ceil_div(std::min(kRows, m.rows - r), kOctet));
-      for (std::size_t w = 0; w < count; ++w) awq_words(m, r + kOctet * static_cast<std::int64_t>(w), c, n, block[w]);
-      std::byte* const out = lines.data + c * lines.stride + r / kOctet * kWordBytes;
-      std::size_t i = 0;
-      if (count == kAwqWords) {
-        i = simd::awq_columns(block[0].data(), block[0].size(), static_cast<std::size_t>(n), out, lines.stride);
-      }
-      for (; i < static_cast<std::size_t>(n); ++i) {
-        std::array<std::uint32_t, kAwqWords> line;
-        for (std::size_t w = 0; w < count; ++w) line[w] = block[w][i];
-        std::memcpy(out + static_cast<std::int64_t>(i) * lines.stride, line.data(), count * kWordBytes);
-      }
+      const std::int64_t words = ceil_div(std::min(kRows, m.rows - r), kOctet);
+      for (std::int64_t w = 0; w < words; ++w) awq_words(m, r + kOctet * w, c, n, block.row(w));
+      block.store_columns(words, n, lines.data + c * lines.stride + r / kOctet * kWordBytes, lines.stride);
     }
   }
 }

@@ -1,0 +1,166 @@
+#include "kernels/simd/words.h"
+
+#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)  // as for the solver
+#define HWY_BROKEN_EMU128 1
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/simd/words.cpp"  // NOLINT
+#include <hwy/foreach_target.h>                      // must come before the per-target code
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace halfquad {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Vectors of 16 bytes on every CPU: what wider ones interleave would only have to be put in order again.
+#if HWY_TARGET == HWY_SCALAR
+
+std::size_t PackStream(int, const std::uint8_t*, std::size_t, std::byte*) { return 0; }
+std::size_t AwqWords(const simd::AwqRows&, std::size_t, std::uint32_t*) { return 0; }
+std::size_t StoreColumns(const simd::WordBlock&, std::byte*, std::ptrdiff_t) { return 0; }
+
+#else
+
+// Neighbours moved together: each 16 bits of two codes become the low byte of their sum of bits.
+template <int kBits, class V>
+V Joined(V codes) {
+  const hn::FixedTag<std::uint8_t, 16> bytes;
+  const hn::Repartition<std::uint16_t, decltype(bytes)> halves;
+  const auto pairs = hn::BitCast(halves, codes);
+  return hn::BitCast(bytes, hn::And(hn::Or(pairs, hn::ShiftRight<8 - kBits>(pairs)), hn::Set(halves, 0xFF)));
+}
+
+// The low bytes of 16 bits each, of two vectors.
+template <class V>
+V LowBytes(V first, V second) {
+  const hn::FixedTag<std::uint8_t, 16> bytes;
+  return hn::ConcatEven(bytes, second, first);
+}
+
+std::size_t PackStream(int bits, const std::uint8_t* codes, std::size_t count, std::byte* out) {
+  const hn::FixedTag<std::uint8_t, 16> bytes;
+  const std::size_t step = hn::Lanes(bytes);
+  auto* to = reinterpret_cast<std::uint8_t*>(out);
+  const auto pairs = [&](std::size_t i, auto width) { return Joined<width()>(hn::LoadU(bytes, codes + i)); };
+  std::size_t i = 0;
+  if (bits == 4) {
+    constexpr std::integral_constant<int, 4> k4;
+    for (; i + 2 * step <= count; i += 2 * step, to += step) {
+      hn::StoreU(LowBytes(pairs(i, k4), pairs(i + step, k4)), bytes, to);
+    }
+  } else if (bits == 2) {
+    constexpr std::integral_constant<int, 2> k2;
+    for (; i + 4 * step <= count; i += 4 * step, to += step) {
+      const auto low = LowBytes(pairs(i, k2), pairs(i + step, k2));
+      const auto high = LowBytes(pairs(i + 2 * step, k2), pairs(i + 3 * step, k2));
+      hn::StoreU(LowBytes(Joined<4>(low), Joined<4>(high)), bytes, to);
+    }
+  }
+  return i;
+}
+
+std::size_t AwqWords(const simd::AwqRows& rows, std::size_t columns, std::uint32_t* words) {
+  const hn::FixedTag<std::uint8_t, 16> bytes;
+  const hn::Repartition<std::uint16_t, decltype(bytes)> halves;
+  const hn::Repartition<std::uint32_t, decltype(bytes)> whole;
+  const std::size_t step = hn::Lanes(bytes), quarter = hn::Lanes(whole);
+  std::size_t c = 0;
+  for (; c + step <= columns; c += step, words += step) {
+    // Codes are below 16, so that nothing is shifted into the next byte.
+    const auto pair = [&](std::size_t i) {
+      const auto low = hn::LoadU(bytes, rows[i] + c), high = hn::LoadU(bytes, rows[i + 1] + c);
+      return hn::Or(low, hn::BitCast(bytes, hn::ShiftLeft<4>(hn::BitCast(halves, high))));
+    };
+    const auto first = pair(0), second = pair(2), third = pair(4), fourth = pair(6);
+    const auto put = [&](auto low, auto high, std::size_t at) {
+      hn::StoreU(hn::BitCast(whole, hn::InterleaveLower(halves, low, high)), whole, words + at);
+      hn::StoreU(hn::BitCast(whole, hn::InterleaveUpper(halves, low, high)), whole, words + at + quarter);
+    };
+    put(hn::BitCast(halves, hn::InterleaveLower(bytes, first, second)),
+        hn::BitCast(halves, hn::InterleaveLower(bytes, third, fourth)), 0);
+    put(hn::BitCast(halves, hn::InterleaveUpper(bytes, first, second)),
+        hn::BitCast(halves, hn::InterleaveUpper(bytes, third, fourth)), 2 * quarter);
+  }
+  return c;
+}
+
+// Four columns of four rows, or of two, to their places.
+template <class Load>
+void StoreFour(Load load, std::uint8_t* out, std::ptrdiff_t out_stride) {
+  const hn::FixedTag<std::uint32_t, 4> whole;
+  const hn::Repartition<std::uint64_t, decltype(whole)> pairs;
+  const hn::Repartition<std::uint8_t, decltype(whole)> bytes;
+  const auto put = [&](auto low, auto high, std::uint8_t* to) {
+    hn::StoreU(hn::BitCast(bytes, hn::InterleaveLower(pairs, low, high)), bytes, to);
+    hn::StoreU(hn::BitCast(bytes, hn::InterleaveUpper(pairs, low, high)), bytes, to + out_stride);
+  };
+  const auto a = load(0), b = load(1), c = load(2), d = load(3);
+  put(hn::BitCast(pairs, hn::InterleaveLower(whole, a, b)), hn::BitCast(pairs, hn::InterleaveLower(whole, c, d)), out);
+  put(hn::BitCast(pairs, hn::InterleaveUpper(whole, a, b)), hn::BitCast(pairs, hn::InterleaveUpper(whole, c, d)),
+      out + 2 * out_stride);
+}
+
+template <class Load>
+void StoreTwo(Load load, std::uint8_t* out, std::ptrdiff_t out_stride) {
+  const hn::FixedTag<std::uint32_t, 4> whole;
+  const hn::Repartition<std::uint8_t, decltype(whole)> bytes;
+  const hn::Half<decltype(bytes)> half;
+  const auto put = [&](auto columns, std::uint8_t* to) {
+    hn::StoreU(hn::LowerHalf(half, hn::BitCast(bytes, columns)), half, to);
+    hn::StoreU(hn::UpperHalf(half, hn::BitCast(bytes, columns)), half, to + out_stride);
+  };
+  const auto a = load(0), b = load(1);
+  put(hn::InterleaveLower(whole, a, b), out);
+  put(hn::InterleaveUpper(whole, a, b), out + 2 * out_stride);
+}
+
+std::size_t StoreColumns(const simd::WordBlock& block, std::byte* out, std::ptrdiff_t out_stride) {
+  const hn::FixedTag<std::uint32_t, 4> whole;
+  constexpr std::size_t kStep = 4;
+  if (block.rows % 2 != 0) return 0;
+  auto* to = reinterpret_cast<std::uint8_t*>(out);
+  std::size_t c = 0;
+  for (; c + kStep <= block.columns; c += kStep, to += static_cast<std::ptrdiff_t>(kStep) * out_stride) {
+    for (std::size_t row = 0; row < block.rows; row += kStep) {
+      const auto load = [&](std::size_t i) { return hn::LoadU(whole, block.words + (row + i) * block.stride + c); };
+      std::uint8_t* const at = to + row * sizeof(std::uint32_t);
+      if (row + kStep <= block.rows) {
+        StoreFour(load, at, out_stride);
+      } else {
+        StoreTwo(load, at, out_stride);
+      }
+    }
+  }
+  return c;
+}
+
+#endif
+
+}  // namespace HWY_NAMESPACE
+}  // namespace halfquad
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace halfquad {
+namespace {
+
+HWY_EXPORT(PackStream);
+HWY_EXPORT(AwqWords);
+HWY_EXPORT(StoreColumns);
+
+}  // namespace
+
+std::size_t simd::pack_stream(int bits, const std::uint8_t* codes, std::size_t count, std::byte* out) noexcept {
+  return HWY_DYNAMIC_DISPATCH(PackStream)(bits, codes, count, out);
+}
+
+std::size_t simd::awq_words(const AwqRows& rows, std::size_t columns, std::uint32_t* words) noexcept {
+  return HWY_DYNAMIC_DISPATCH(AwqWords)(rows, columns, words);
+}
+
+std::size_t simd::store_columns(const WordBlock& block, std::byte* out, std::ptrdiff_t out_stride) noexcept {
+  return HWY_DYNAMIC_DISPATCH(StoreColumns)(block, out, out_stride);
+}
+
+}  // namespace halfquad
+#endif
