@@ -21,7 +21,7 @@ std::size_t StoreColumns(const simd::WordBlock&, std::byte*, std::ptrdiff_t) { r
 
 #else
 
-// Neighbours moved together: each 16 bits of two codes become the low byte of their sum of bits.
+// Two neighbours of kBits bits each, side by side in the low byte of their 16 bits; the high byte is zero.
 template <int kBits, class V>
 V Joined(V codes) {
   const hn::FixedTag<std::uint8_t, 16> bytes;
