@@ -46,7 +46,7 @@ std::uint64_t load_octet(const void* from) noexcept {
 
 template <unsigned kBits>
 void pack_stream(const std::uint8_t* codes, std::int64_t count, std::byte* out) noexcept {
-  if (kBits == 2 || kBits == 4) {
+  if constexpr (kBits == 2 || kBits == 4) {
     const std::size_t done = simd::pack_stream(kBits, codes, static_cast<std::size_t>(count), out);
     codes += done;
     count -= static_cast<std::int64_t>(done);

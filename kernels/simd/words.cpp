@@ -21,39 +21,33 @@ std::size_t StoreColumns(const simd::WordBlock&, std::byte*, std::ptrdiff_t) { r
 
 #else
 
-// Two neighbours of kBits bits each, side by side in the low byte of their 16 bits; the high byte is zero.
+// Two vectors of codes of kBits bits, a byte each, as one of their pairs: two neighbours side by side in a byte.
 template <int kBits, class V>
-V Joined(V codes) {
+V Pairs(V first, V second) {
   const hn::FixedTag<std::uint8_t, 16> bytes;
   const hn::Repartition<std::uint16_t, decltype(bytes)> halves;
-  const auto pairs = hn::BitCast(halves, codes);
-  return hn::BitCast(bytes, hn::And(hn::Or(pairs, hn::ShiftRight<8 - kBits>(pairs)), hn::Set(halves, 0xFF)));
-}
-
-// The low bytes of 16 bits each, of two vectors.
-template <class V>
-V LowBytes(V first, V second) {
-  const hn::FixedTag<std::uint8_t, 16> bytes;
-  return hn::ConcatEven(bytes, second, first);
+  // The low byte of each 16 bits; what is left in the high one is not taken.
+  const auto joined = [&](V codes) {
+    const auto pairs = hn::BitCast(halves, codes);
+    return hn::BitCast(bytes, hn::Or(pairs, hn::ShiftRight<8 - kBits>(pairs)));
+  };
+  return hn::ConcatEven(bytes, joined(second), joined(first));
 }
 
 std::size_t PackStream(int bits, const std::uint8_t* codes, std::size_t count, std::byte* out) {
   const hn::FixedTag<std::uint8_t, 16> bytes;
   const std::size_t step = hn::Lanes(bytes);
   auto* to = reinterpret_cast<std::uint8_t*>(out);
-  const auto pairs = [&](std::size_t i, auto width) { return Joined<width()>(hn::LoadU(bytes, codes + i)); };
+  const auto load = [&](std::size_t i) { return hn::LoadU(bytes, codes + i); };
   std::size_t i = 0;
   if (bits == 4) {
-    constexpr std::integral_constant<int, 4> k4;
     for (; i + 2 * step <= count; i += 2 * step, to += step) {
-      hn::StoreU(LowBytes(pairs(i, k4), pairs(i + step, k4)), bytes, to);
+      hn::StoreU(Pairs<4>(load(i), load(i + step)), bytes, to);
     }
   } else if (bits == 2) {
-    constexpr std::integral_constant<int, 2> k2;
     for (; i + 4 * step <= count; i += 4 * step, to += step) {
-      const auto low = LowBytes(pairs(i, k2), pairs(i + step, k2));
-      const auto high = LowBytes(pairs(i + 2 * step, k2), pairs(i + 3 * step, k2));
-      hn::StoreU(LowBytes(Joined<4>(low), Joined<4>(high)), bytes, to);
+      const auto low = Pairs<2>(load(i), load(i + step)), high = Pairs<2>(load(i + 2 * step), load(i + 3 * step));
+      hn::StoreU(Pairs<4>(low, high), bytes, to);
     }
   }
   return i;
